@@ -1,0 +1,14 @@
+# Debian's packages, by name; nothing is fetched. scripts/install-dependencies installs them.
+find_package(Threads REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(fmt 9 REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
+
+# Nothing of these shows in the installed headers.
+function(thermoe_private_dependencies target)
+  target_link_libraries(${target} PRIVATE Threads::Threads nlohmann_json::nlohmann_json fmt::fmt
+    PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::OPENBLAS ${CMAKE_DL_LIBS})
+endfunction()

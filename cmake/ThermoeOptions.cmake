@@ -1,0 +1,42 @@
+# Build options, the default build type, warnings and sanitizers.
+option(THERMOE_BUILD_APP "Build the command-line program" ${PROJECT_IS_TOP_LEVEL})
+option(THERMOE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(THERMOE_BUILD_BENCH "Build the benchmarks" OFF)
+option(THERMOE_BUILD_FUZZERS "Build the libFuzzer targets (needs clang)" OFF)
+option(THERMOE_WERROR "Treat warnings as errors" OFF)
+set(THERMOE_CUDA "AUTO" CACHE STRING "Compile the CUDA code: ON, OFF, or AUTO (where nvcc is found)")
+set(THERMOE_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize= (address,undefined or thread)")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+if(THERMOE_SANITIZE)
+  add_compile_options(-fsanitize=${THERMOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${THERMOE_SANITIZE})
+endif()
+
+function(thermoe_warnings target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+                                           -Wno-sign-conversion)
+  if(THERMOE_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+endfunction()
+
+set(THERMOE_HAVE_CUDA OFF)
+if(NOT THERMOE_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(THERMOE_HAVE_CUDA ON)
+  elseif(THERMOE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "THERMOE_CUDA is ON but no CUDA compiler was found; put nvcc on PATH or set "
+                        "CMAKE_CUDA_COMPILER")
+  else()
+    message(STATUS "thermoe: nvcc not found: building without the CUDA code (CPU only)")
+  endif()
+endif()

@@ -1,0 +1,69 @@
+// The digital twin: a simulated GPU in virtual time whose power, clock and temperature follow the
+// work it is given. Deterministic. Parameters identified from a recorded H100 (docs/cost-model.md).
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "thermoe/gpu_system_monitor.h"
+#include "thermoe/kernel_cost_model.h"
+
+namespace thermoe {
+
+// Power, clock and thermal parameters of a device (data/profiles/<device>-power.json).
+struct TwinParameters {
+  std::string device;
+  double clock_max_mhz = 0, clock_min_mhz = 0;
+  double clock_knee_mhz = 0;          // below it memory bandwidth falls in proportion to the clock
+  double idle_w = 0;                  // at leakage_reference_c, without leakage above it
+  double power_limit_w = 0;           // the board's own cap
+  double sm_active_w = 0;             // at clock_max_mhz, while any kernel runs
+  double energy_per_byte_pj = 0;      // HBM traffic
+  double energy_per_flop_pj = 0;      // tensor arithmetic at the maximum clock's voltage
+  double voltage_floor_frac = 0;      // V(f)/V(max) at and below clock_knee; linear above
+  double leakage_w_per_c = 0, leakage_reference_c = 0;
+  double fast_resistance_c_per_w = 0, fast_time_constant_s = 0;  // the two thermal poles
+  double slow_resistance_c_per_w = 0, slow_time_constant_s = 0;
+  double inlet_c = 0;
+  double slowdown_c = 0;              // throttle threshold
+};
+// Throws IoError for a file that is no such profile.
+TwinParameters read_twin_parameters(const std::filesystem::path& file);
+
+// What the outside does to the device.
+struct TwinEnvironment {
+  double power_cap_w = 0;   // enforced by the device's firmware; 0: the board's own limit
+  double inlet_c = 0;       // air (or coolant) inlet temperature
+};
+
+// What one step did.
+struct TwinStep {
+  double start_s = 0, busy_s = 0, idle_s = 0;  // virtual time; the step spans busy_s + idle_s
+  double energy_j = 0;
+  double sm_clock_mhz = 0;     // mean over the busy part
+  double throttled_s = 0;      // of busy_s, time below the maximum clock because of a cap or heat
+};
+
+// Not thread-safe.
+class DigitalTwin {
+ public:
+  explicit DigitalTwin(const TwinParameters& parameters);
+  void set_environment(const TwinEnvironment& environment);
+  // Runs `work` (estimated at the maximum clock) and then idles until `period_s` after its start.
+  TwinStep advance(const CostEstimate& work, double period_s);
+  // Idles for `duration_s`.
+  TwinStep idle(double duration_s);
+  HardwareState state() const;
+  const TwinParameters& parameters() const { return parameters_; }
+  // A telemetry source that reads this twin, which must outlive it.
+  std::unique_ptr<TelemetrySource> source() const;
+
+ private:
+  TwinParameters parameters_;
+  TwinEnvironment environment_;
+  // (the twin's owner completes its private state)
+};
+
+}  // namespace thermoe
