@@ -1,0 +1,1 @@
+# The install tree and its CMake package (find_package(thermoe)).
