@@ -7,8 +7,10 @@ pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 
-# Nothing of these shows in the installed headers.
+# Nothing of these shows in the installed headers; a program that links the static library needs all
+# but the header-only one (cmake/thermoeConfig.cmake.in finds them again).
 function(thermoe_private_dependencies target)
-  target_link_libraries(${target} PRIVATE Threads::Threads nlohmann_json::nlohmann_json fmt::fmt
+  target_link_libraries(${target} PRIVATE
+    $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> fmt::fmt Threads::Threads
     PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::OPENBLAS ${CMAKE_DL_LIBS})
 endfunction()

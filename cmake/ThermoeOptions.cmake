@@ -3,6 +3,7 @@ option(THERMOE_BUILD_APP "Build the command-line program" ${PROJECT_IS_TOP_LEVEL
 option(THERMOE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(THERMOE_BUILD_BENCH "Build the benchmarks" OFF)
 option(THERMOE_BUILD_FUZZERS "Build the libFuzzer targets (needs clang)" OFF)
+option(THERMOE_INSTALL "Define the install rules" ${PROJECT_IS_TOP_LEVEL})
 option(THERMOE_WERROR "Treat warnings as errors" OFF)
 set(THERMOE_CUDA "AUTO" CACHE STRING "Compile the CUDA code: ON, OFF, or AUTO (where nvcc is found)")
 set(THERMOE_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize= (address,undefined or thread)")
@@ -13,16 +14,24 @@ endif()
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
+if(THERMOE_BUILD_FUZZERS)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "THERMOE_BUILD_FUZZERS needs clang (libFuzzer): set CMAKE_CXX_COMPILER to "
+                        "clang++, or use the preset `fuzz`")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage in the library too
+endif()
 if(THERMOE_SANITIZE)
   add_compile_options(-fsanitize=${THERMOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${THERMOE_SANITIZE})
 endif()
 
 function(thermoe_warnings target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-                                           -Wno-sign-conversion)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion>)
   if(THERMOE_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
+    target_compile_options(${target} PRIVATE
+      $<$<COMPILE_LANGUAGE:CXX>:-Werror> $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
   endif()
 endfunction()
 
@@ -31,12 +40,15 @@ if(NOT THERMOE_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # A100, H100; PTX of the last for what follows
+    endif()
     enable_language(CUDA)
     set(THERMOE_HAVE_CUDA ON)
   elseif(THERMOE_CUDA STREQUAL "ON")
     message(FATAL_ERROR "THERMOE_CUDA is ON but no CUDA compiler was found; put nvcc on PATH or set "
                         "CMAKE_CUDA_COMPILER")
   else()
-    message(STATUS "thermoe: nvcc not found: building without the CUDA code (CPU only)")
+    message(STATUS "thermoe: without CUDA: nvcc not found (CPU only; put nvcc on PATH to add it)")
   endif()
 endif()
