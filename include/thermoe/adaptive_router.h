@@ -1,8 +1,10 @@
 // AdaptiveRouter: the routing program of docs/theory.md, solved for one batch of one layer.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "thermoe/expert_prices.h"
 #include "thermoe/routing_plan.h"
@@ -35,11 +37,15 @@ class TopKPolicy : public RoutingPolicy {
  public:
   const char* name() const override { return "topk"; }
   void route(const RoutingRequest& request, RoutingPlan& plan) override;
+
+ private:
+  std::vector<float> masses_;
+  std::vector<uint8_t> seen_;
 };
 
 struct AdaptiveRouterSettings {
   // Least share of the tokens' own top-k mass that a batch keeps on average; closing stops there.
-  std::optional<double> min_gate_mass_frac;
+  std::optional<double> min_gate_mass_frac = std::nullopt;
   int dual_iterations = 100;        // at most, for the bound
   double dual_gap_frac = 1e-4;      // stop when the gap is below this
 };
