@@ -13,57 +13,76 @@
 namespace thermoe {
 
 // Power, clock and thermal parameters of a device (data/profiles/<device>-power.json).
+//   power = idle + leakage(T) + sm_active * (f/fmax) * (V/Vmax)^2 + energy_per_byte * bytes/s
+//         + energy_per_flop * flops/s * (V/Vmax)^2
+//   T = inlet + theta_fast + theta_slow,  d theta/dt = (R * power - theta) / tau
 struct TwinParameters {
   std::string device;
   double clock_max_mhz = 0, clock_min_mhz = 0;
-  double clock_knee_mhz = 0;          // below it memory bandwidth falls in proportion to the clock
-  double idle_w = 0;                  // at leakage_reference_c, without leakage above it
-  double power_limit_w = 0;           // the board's own cap
-  double sm_active_w = 0;             // at clock_max_mhz, while any kernel runs
-  double energy_per_byte_pj = 0;      // HBM traffic
-  double energy_per_flop_pj = 0;      // tensor arithmetic at the maximum clock's voltage
-  double voltage_floor_frac = 0;      // V(f)/V(max) at and below clock_knee; linear above
+  double clock_knee_mhz = 0;      // below it memory bandwidth falls in proportion to the clock
+  double idle_w = 0;              // at leakage_reference_c, without leakage above it
+  double power_limit_w = 0;       // the board's own cap
+  double sm_active_w = 0;         // at clock_max_mhz, while any kernel runs
+  double energy_per_byte_pj = 0;  // HBM traffic
+  double energy_per_flop_pj = 0;  // tensor arithmetic at the maximum clock's voltage
+  double voltage_floor_frac = 0;  // V(f)/V(max) at and below clock_knee; linear above
   double leakage_w_per_c = 0, leakage_reference_c = 0;
   double fast_resistance_c_per_w = 0, fast_time_constant_s = 0;  // the two thermal poles
   double slow_resistance_c_per_w = 0, slow_time_constant_s = 0;
   double inlet_c = 0;
-  double slowdown_c = 0;              // throttle threshold
+  double slowdown_c = 0;           // throttle threshold (software thermal slowdown)
+  double hardware_slowdown_c = 0;  // above it the hardware slows down at once
 };
-// Throws IoError for a file that is no such profile.
+// Throws IoError naming the file and the field for one that is no such profile.
 TwinParameters read_twin_parameters(const std::filesystem::path& file);
 
 // What the outside does to the device.
 struct TwinEnvironment {
-  double power_cap_w = 0;   // enforced by the device's firmware; 0: the board's own limit
-  double inlet_c = 0;       // air (or coolant) inlet temperature
+  double power_cap_w = 0;  // enforced by the device's firmware; 0: the board's own limit
+  double inlet_c = 0;      // air (or coolant) inlet temperature
 };
 
 // What one step did.
 struct TwinStep {
   double start_s = 0, busy_s = 0, idle_s = 0;  // virtual time; the step spans busy_s + idle_s
   double energy_j = 0;
-  double sm_clock_mhz = 0;     // mean over the busy part
-  double throttled_s = 0;      // of busy_s, time below the maximum clock because of a cap or heat
+  double sm_clock_mhz = 0;  // mean over the busy part
+  double throttled_s = 0;   // of busy_s, time below the maximum clock because of a cap or heat
 };
 
-// Not thread-safe.
+// The device enforces its power cap (the lower of the environment's and the board's) by its SM
+// clock: the clock falls until the average power meets the cap, and recovers. Above slowdown_c the
+// clock is pulled down until the temperature meets it. Time advances in sub-steps of a few
+// milliseconds at most, so results hardly depend on how a caller cuts it; every sub-step's energy
+// is power times time, so the counter is the exact integral of the power. Not thread-safe.
 class DigitalTwin {
  public:
+  // Starts idle, in thermal equilibrium, at time 0. Throws InvalidArgument naming a parameter that
+  // is out of range or a leakage that no temperature balances.
   explicit DigitalTwin(const TwinParameters& parameters);
+  ~DigitalTwin();
+  DigitalTwin(DigitalTwin&&) noexcept;
+
   void set_environment(const TwinEnvironment& environment);
-  // Runs `work` (estimated at the maximum clock) and then idles until `period_s` after its start.
+  // Runs `work` (estimated at the maximum clock) and then idles until `period_s` after its start
+  // (not at all where the work takes longer). Microseconds of CPU time, no allocation. Throws
+  // InvalidArgument on negative or not finite values.
   TwinStep advance(const CostEstimate& work, double period_s);
   // Idles for `duration_s`.
   TwinStep idle(double duration_s);
+  // As telemetry reads it: temperature in whole degrees, power averaged over one second. The bit
+  // kThrottleSoftwarePowerCap is also set where even the lowest clock can't meet the cap.
   HardwareState state() const;
-  const TwinParameters& parameters() const { return parameters_; }
-  // A telemetry source that reads this twin, which must outlive it.
+  double time_s() const;
+  double temperature_c() const;  // without the sensor's rounding
+  double energy_j() const;       // since time 0
+  const TwinParameters& parameters() const;
+  // A telemetry source that reads this twin, which must outlive it and not move.
   std::unique_ptr<TelemetrySource> source() const;
 
  private:
-  TwinParameters parameters_;
-  TwinEnvironment environment_;
-  // (the twin's owner completes its private state)
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace thermoe
