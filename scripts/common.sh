@@ -3,6 +3,7 @@
 # Everything they make stays in the checkout (but apt's packages).
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034  # for scripts that take paths
 caller_dir=$PWD
 cd "$top"
 name=${0##*/}
@@ -21,8 +22,9 @@ run_logged() {
   local log=$1
   shift
   mkdir -p "$(dirname "$log")"
-  if "$@" >"$log" 2>&1 </dev/null; then return 0; fi
-  local status=$?
+  local status=0
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  [ "$status" != 0 ] || return 0
   warn "failed: $* (the end of $log follows)"
   tail -n 60 "$log" >&2
   return "$status"

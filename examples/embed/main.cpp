@@ -1,4 +1,5 @@
-// Routes four tokens over four experts, k = 2: free of charge, then at a price for opening an expert.
+// Routes four tokens over four experts, k = 2: free of charge, then at a price for opening an
+// expert.
 #include <iostream>
 #include <vector>
 
@@ -7,9 +8,9 @@
 #include "thermoe/version.h"
 
 int main() {
-  // Gate probabilities [T = 4, E = 4]. Expert 3 is nobody's favourite, but token 3's second choice.
+  // Gate probabilities [T = 4, E = 4]; only token 3 has expert 3 among its two best.
   const std::vector<float> scores = {0.50f, 0.30f, 0.15f, 0.05f, 0.40f, 0.35f, 0.20f, 0.05f,
-                                     0.20f, 0.60f, 0.15f, 0.05f, 0.45f, 0.13f, 0.20f, 0.22f};
+                                     0.20f, 0.60f, 0.15f, 0.05f, 0.45f, 0.20f, 0.13f, 0.22f};
   thermoe::AdaptiveRouter router;
   thermoe::RoutingPlan plan;
   for (const float open_price : {0.0f, 0.1f}) {
