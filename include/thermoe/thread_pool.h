@@ -11,7 +11,8 @@ namespace thermoe {
 // a region. Tasks of a region run on the pool's threads and the caller's.
 class ThreadPool {
  public:
-  // threads: how many run a region, the caller included; 0 means one per hardware thread.
+  // threads: how many run a region, the caller included; 0 means one per hardware thread. Where the
+  // system grants fewer, the pool has those (size() tells). Throws InvalidArgument where negative.
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -20,8 +21,10 @@ class ThreadPool {
   int size() const noexcept;
 
   // Calls body(task, worker) for every task in [0, tasks); worker in [0, size()) is the thread's
-  // number, for scratch of its own. Tasks are handed out dynamically, in order. Returns when all are
-  // done; rethrows the first exception that one threw.
+  // number, for scratch of its own. No two tasks run at once under one worker number. Tasks are
+  // handed out dynamically, in order. Returns when all are done, without waiting for threads that
+  // had no part in it. Rethrows the first exception that a task threw; tasks after that one may or
+  // may not have run.
   template <typename Body>
   void run(int tasks, Body&& body) {
     using Plain = std::remove_reference_t<Body>;
