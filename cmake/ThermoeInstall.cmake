@@ -1,5 +1,5 @@
 # The install tree and its CMake package (find_package(thermoe)):
-#   include/thermoe/   lib/libthermoe.a   lib/cmake/thermoe/   bin/thermoe   share/thermoe/profiles/
+#   include/thermoe/   lib/libthermoe.a   lib/cmake/thermoe/   bin/thermoe   share/thermoe/data, models/
 if(NOT THERMOE_INSTALL)
   return()
 endif()
@@ -12,8 +12,13 @@ install(DIRECTORY include/thermoe DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_
 if(TARGET thermoe_cli)
   install(TARGETS thermoe_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
-install(DIRECTORY data/ DESTINATION ${CMAKE_INSTALL_DATADIR}/thermoe
-        PATTERN "CMakeLists.txt" EXCLUDE PATTERN "text" EXCLUDE PATTERN "telemetry" EXCLUDE)
+# What the program reads beside it, in the checkout's own layout.
+foreach(folder data/profiles data/prompts models/nano)
+  if(EXISTS ${PROJECT_SOURCE_DIR}/${folder})
+    get_filename_component(parent ${folder} DIRECTORY)
+    install(DIRECTORY ${folder} DESTINATION ${CMAKE_INSTALL_DATADIR}/thermoe/${parent})
+  endif()
+endforeach()
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/thermoe)

@@ -1,7 +1,7 @@
 // What experts cost a token now, in units of utility: 1 is the gate mass of one unmodified token.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <vector>
 
 namespace thermoe {

@@ -31,9 +31,9 @@ foreach(expected "thermoe ${VERSION}, opening price 0: 3 experts, gate mass kept
 endforeach()
 
 # The tree holds what the documentation promises, and nothing in it names the build machine.
-file(GLOB profiles ${tree}/share/thermoe/profiles/*)
+file(GLOB profiles ${tree}/share/thermoe/data/profiles/*)
 if(NOT profiles)
-  message(FATAL_ERROR "no profiles under share/thermoe/profiles")
+  message(FATAL_ERROR "no profiles under share/thermoe/data/profiles")
 endif()
 if(EXISTS ${BUILD_DIR}/thermoe AND NOT EXISTS ${tree}/bin/thermoe)
   message(FATAL_ERROR "bin/thermoe is not installed")
