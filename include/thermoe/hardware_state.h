@@ -20,21 +20,25 @@ inline constexpr uint64_t kThrottleAnyThermal =
 
 // One sample of one GPU's telemetry. Trivially copyable, so that it can be published lock-free.
 struct HardwareState {
-  double time_s = 0.0;      // when it was taken, on the source's clock (monotonic; virtual for a twin)
-  bool present = false;     // false: nothing was ever read, or the device is lost
-  std::optional<double> power_instant_w;
-  std::optional<double> power_average_w;       // over about one second
-  std::optional<double> power_limit_w;         // the enforced cap
-  std::optional<double> energy_mj;             // counter since driver load
+  // When it was taken, on the source's clock: the machine's monotonic clock for NVML, the trace's
+  // own time for a replay, virtual time for a twin. Never decreasing from one sample to the next.
+  double time_s = 0.0;
+  // False: nothing was ever read, or the device is lost; then no reading is there either.
+  bool present = false;
+  std::optional<double> power_instant_w;  // of the board, refreshed some 10 times a second
+  std::optional<double> power_average_w;  // of the board, over about one second
+  std::optional<double> power_limit_w;    // the enforced cap
+  std::optional<double> energy_mj;        // counter since the driver was loaded; may be reset
   std::optional<double> sm_clock_mhz;
   std::optional<double> sm_clock_max_mhz;
   std::optional<double> mem_clock_mhz;
   std::optional<double> temperature_c;
   std::optional<double> memory_temperature_c;
-  std::optional<double> temperature_limit_c;   // above it the device slows its clocks
-  std::optional<uint64_t> throttle_reasons;    // kThrottle* bits
+  std::optional<double> temperature_limit_c;  // above it the device slows its clocks
+  std::optional<uint64_t> throttle_reasons;   // kThrottle* bits (others may be set as well)
 
-  bool throttled() const {
+  // True where a reason is known and is about power or heat. An unknown reason counts as false.
+  bool throttled() const noexcept {
     return throttle_reasons.has_value() &&
            (*throttle_reasons & (kThrottleAnyPower | kThrottleAnyThermal)) != 0;
   }
