@@ -12,13 +12,9 @@ install(DIRECTORY include/thermoe DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_
 if(TARGET thermoe_cli)
   install(TARGETS thermoe_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
-# What the program reads beside it, in the checkout's own layout.
-foreach(folder data/profiles data/prompts models/nano)
-  if(EXISTS ${PROJECT_SOURCE_DIR}/${folder})
-    get_filename_component(parent ${folder} DIRECTORY)
-    install(DIRECTORY ${folder} DESTINATION ${CMAKE_INSTALL_DATADIR}/thermoe/${parent})
-  endif()
-endforeach()
+# What the program reads, in the checkout's own layout.
+install(DIRECTORY data DESTINATION ${CMAKE_INSTALL_DATADIR}/thermoe)
+install(DIRECTORY models/nano DESTINATION ${CMAKE_INSTALL_DATADIR}/thermoe/models)
 install(FILES LICENSE NOTICE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/thermoe)
