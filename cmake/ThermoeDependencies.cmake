@@ -5,6 +5,7 @@ find_package(fmt 9 REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 
 # Nothing of these shows in the installed headers; a program that links the static library needs all
@@ -12,5 +13,5 @@ pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 function(thermoe_private_dependencies target)
   target_link_libraries(${target} PRIVATE
     $<BUILD_INTERFACE:nlohmann_json::nlohmann_json> fmt::fmt Threads::Threads
-    PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::OPENBLAS ${CMAKE_DL_LIBS})
+    PkgConfig::HWY PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::OPENBLAS ${CMAKE_DL_LIBS})
 endfunction()
