@@ -14,13 +14,6 @@ endif()
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
-if(THERMOE_BUILD_FUZZERS)
-  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
-    message(FATAL_ERROR "THERMOE_BUILD_FUZZERS needs clang (libFuzzer): set CMAKE_CXX_COMPILER to "
-                        "clang++, or use the preset `fuzz`")
-  endif()
-  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage in the library too
-endif()
 if(THERMOE_SANITIZE)
   add_compile_options(-fsanitize=${THERMOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${THERMOE_SANITIZE})
