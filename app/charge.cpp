@@ -1,0 +1,73 @@
+#include "charge.h"
+
+#include <algorithm>
+
+namespace thermoe::app {
+namespace {
+
+// Clock-bound parts add up by time: the sum's fraction is weighted by latency.
+void add(CostEstimate& sum, const CostEstimate& part, double times) {
+  const double latency_us = part.latency_us * times;
+  const double clock_bound_us =
+      sum.clock_bound_frac * sum.latency_us + part.clock_bound_frac * latency_us;
+  sum.latency_us += latency_us;
+  sum.clock_bound_frac = sum.latency_us > 0 ? clock_bound_us / sum.latency_us : 0.0;
+  sum.energy_mj += part.energy_mj * times;
+  sum.bytes += part.bytes * times;
+  sum.flops += part.flops * times;
+  sum.uncertainty_frac = std::max(sum.uncertainty_frac, part.uncertainty_frac);
+}
+
+}  // namespace
+
+Charge::Charge(const KernelCostModel& cost, const ModelConfig& model) : cost_(cost) {
+  const auto sparse_layers = std::count(model.sparse.begin(), model.sparse.end(), true);
+  experts_scale_ = static_cast<double>(cost.shape().experts) / model.experts;
+  pairs_scale_ = static_cast<double>(cost.shape().top_k) / model.top_k;
+  layers_scale_ = static_cast<double>(cost.shape().layers) / static_cast<double>(sparse_layers);
+}
+
+MoeWork Charge::work(const RoutingPlan& plan, int distinct) const {
+  MoeWork work;
+  work.tokens = plan.tokens;
+  work.assignments = pairs_scale_ * plan.tokens * plan.k;
+  // No more experts can be read than there are pairs.
+  work.distinct_experts = std::min(experts_scale_ * distinct, work.assignments);
+  return work;
+}
+
+MoeWork Charge::work_of(const RoutingPlan& plan) const {
+  return work(plan, plan.report.distinct_experts);
+}
+
+MoeWork Charge::top_k_work_of(const RoutingPlan& plan) const {
+  return work(plan, plan.report.top_k_distinct_experts);
+}
+
+CostSurrogate Charge::surrogate(double tokens) const {
+  CostSurrogate surrogate = cost_.surrogate(tokens);
+  surrogate.open_us *= experts_scale_;
+  surrogate.open_mj *= experts_scale_;
+  surrogate.slope_us *= pairs_scale_;
+  surrogate.slope_mj *= pairs_scale_;
+  return surrogate;
+}
+
+void StepCharge::on_plan(int, const RoutingPlan& plan) {
+  add(moe_, charge_.layer(plan), 1.0);
+  ++layers_;
+  distinct_ += plan.report.distinct_experts;
+}
+
+CostEstimate StepCharge::step(double tokens) const {
+  CostEstimate step = charge_.cost().dense_step(tokens);
+  add(step, moe_, charge_.layers_per_layer());
+  return step;
+}
+
+void StepCharge::clear() {
+  moe_ = CostEstimate{};
+  layers_ = distinct_ = 0;
+}
+
+}  // namespace thermoe::app

@@ -1,0 +1,14 @@
+// The subcommands. Each adds itself to the parser; its action runs when it is the one named.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace thermoe::app {
+
+void add_run_command(CLI::App& program);
+void add_eval_command(CLI::App& program);
+void add_doctor_command(CLI::App& program);
+
+}  // namespace thermoe::app

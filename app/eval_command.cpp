@@ -1,0 +1,148 @@
+// thermoe eval: quality and cost of a policy on text.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "engine.h"
+#include "evaluation.h"
+#include "paths.h"
+#include "policies.h"
+#include "progress.h"
+#include "table.h"
+#include "thermoe/error.h"
+
+namespace thermoe::app {
+namespace {
+
+struct EvalOptions {
+  EngineOptions engine;
+  std::vector<std::string> texts;
+  std::string policy = "adaptive";
+  double open_price = 0, slope_price = 0;
+  double min_gate_mass_frac = 0;
+  int batch = 16;
+  int64_t context = 512, max_windows = 0;
+  std::string json;
+};
+
+nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
+                               const EvaluationResult& result) {
+  return {{"model", engine.checkpoint.directory().string()},
+          {"texts", options.texts},
+          {"policy", options.policy},
+          {"open_price", options.open_price},
+          {"slope_price", options.slope_price},
+          {"batch", options.batch},
+          {"context", options.context},
+          {"cost_shape", engine.cost.shape().name},
+          {"cost_device", engine.cost.device()},
+          {"tokens", result.tokens},
+          {"cross_entropy_nats", result.cross_entropy_nats},
+          {"perplexity", result.perplexity()},
+          {"bits_per_byte", result.bits_per_byte()},
+          {"distinct_experts_mean", result.distinct_experts_mean},
+          {"expert_bytes_frac", result.expert_bytes_frac},
+          {"gate_mass_frac", result.gate_mass_frac},
+          {"predicted_latency_us", result.predicted_latency_us},
+          {"predicted_energy_mj", result.predicted_energy_mj},
+          {"certificate_gap_frac_median", result.certificate_gap_frac_median},
+          {"certificate_gap_frac_max", result.certificate_gap_frac_max},
+          {"wall_s", result.wall_s}};
+}
+
+std::string to_table(const Engine& engine, const EvaluationResult& result) {
+  Table table;
+  table.header = {"quantity", "value", "unit"};
+  const auto row = [&table](const char* name, const std::string& value, const char* unit) {
+    table.rows.push_back({name, value, unit});
+  };
+  row("tokens", fmt::format("{}", result.tokens), "");
+  row("cross-entropy", fmt::format("{:.4f}", result.cross_entropy_nats), "nats/token");
+  row("perplexity", fmt::format("{:.3f}", result.perplexity()), "");
+  row("bits per byte", fmt::format("{:.4f}", result.bits_per_byte()), "bits");
+  row("distinct experts", fmt::format("{:.2f}", result.distinct_experts_mean),
+      fmt::format("of {}", engine.model.config().experts).c_str());
+  row("expert bytes", fmt::format("{:.4f}", result.expert_bytes_frac), "of top-k's");
+  row("gate mass kept", fmt::format("{:.5f}", result.gate_mass_frac), "of top-k's");
+  row("predicted layer latency", fmt::format("{:.1f}", result.predicted_latency_us), "us");
+  row("predicted layer energy", fmt::format("{:.1f}", result.predicted_energy_mj), "mJ");
+  row("certificate gap, median", fmt::format("{:.2e}", result.certificate_gap_frac_median), "");
+  row("certificate gap, largest", fmt::format("{:.2e}", result.certificate_gap_frac_max), "");
+  row("time", fmt::format("{:.1f}", result.wall_s), "s");
+  row("speed", fmt::format("{:.0f}", static_cast<double>(result.tokens) / result.wall_s),
+      "tokens/s");
+  return table.text();
+}
+
+void run_eval(const EvalOptions& options) {
+  AdaptiveRouterSettings settings;
+  if (options.min_gate_mass_frac > 0) settings.min_gate_mass_frac = options.min_gate_mass_frac;
+  const auto policy = make_policy(options.policy, settings);
+  Engine engine(options.engine);
+  const std::vector<std::filesystem::path> files(options.texts.begin(), options.texts.end());
+  const TextWindows windows = read_windows(engine.tokenizer, files, options.context);
+
+  const ModelConfig& config = engine.model.config();
+  const std::vector<ExpertPrices> prices(
+      static_cast<size_t>(config.layers),
+      ExpertPrices::uniform(config.experts, static_cast<float>(options.open_price),
+                            static_cast<float>(options.slope_price)));
+  EvaluationSettings evaluation;
+  evaluation.batch = options.batch;
+  evaluation.max_windows = options.max_windows;
+  evaluation.prices = [&prices](int64_t) { return std::span<const ExpertPrices>(prices); };
+  std::unique_ptr<Progress> progress;
+  evaluation.progress = [&progress](int64_t done, int64_t total) {
+    if (!progress)
+      progress = std::make_unique<Progress>("eval", static_cast<double>(total), "tokens");
+    progress->update(static_cast<double>(done));
+  };
+  const EvaluationResult result =
+      evaluate(engine.model, windows, *policy, engine.charge, engine.pool, evaluation);
+  progress.reset();
+  if (!options.json.empty())
+    write_file(options.json, to_json(options, engine, result).dump(2) + "\n");
+  if (options.json != "-") fmt::print("{}", to_table(engine, result));
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& program) {
+  const auto options = std::make_shared<EvalOptions>();
+  CLI::App* command = program.add_subcommand(
+      "eval",
+      "Quality and cost of a routing policy on text: windows of the text advance in lockstep "
+      "as one decode batch and route together, position by position");
+  options->engine.add_to(*command);
+  command->add_option("--text", options->texts, "text files (UTF-8)")->required();
+  command->add_option("--policy", options->policy, "topk or adaptive")->capture_default_str();
+  command
+      ->add_option("--open-price", options->open_price,
+                   "price of reading an expert, in gate mass of one token")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--slope-price", options->slope_price,
+                   "price of one more token through an expert, in gate mass")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--min-gate-mass-frac", options->min_gate_mass_frac,
+                   "least share of the tokens' own top-k mass that a batch keeps")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--batch", options->batch, "windows that decode together")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command->add_option("--context", options->context, "tokens of a window")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--max-windows", options->max_windows, "use at most so many; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--json", options->json,
+                      "write the result as JSON to this file; - for stdout");
+  command->callback([options] { run_eval(*options); });
+}
+
+}  // namespace thermoe::app

@@ -1,0 +1,31 @@
+// A scenario: what happens to the simulated GPU, phase by phase.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace thermoe::app {
+
+struct Phase {
+  std::string name;
+  double duration_s = 0;              // of virtual time
+  std::optional<double> power_cap_w;  // absent: the board's own limit
+  std::optional<double> inlet_c;      // absent: the device's own
+
+  // Nothing is asked of the router: its prices should settle at zero.
+  bool relaxed() const { return !power_cap_w && !inlet_c; }
+};
+
+struct Scenario {
+  std::string name;
+  std::vector<Phase> phases;
+  double duration_s() const;
+};
+
+// Reads data/scenarios' format (JSON, schema "thermoe-scenario-1"). Throws IoError naming the file
+// and the key.
+Scenario read_scenario(const std::filesystem::path& file);
+
+}  // namespace thermoe::app
