@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ struct TwinParameters {
   double slow_resistance_c_per_w = 0, slow_time_constant_s = 0;
   double inlet_c = 0;
   double slowdown_c = 0;           // throttle threshold (software thermal slowdown)
+  double memory_bytes_per_s = 0;   // peak HBM bandwidth, for rooflines
+  double tensor_flops_per_s = 0;   // sustained tensor rate at clock_max_mhz, for rooflines
   double hardware_slowdown_c = 0;  // above it the hardware slows down at once
 };
 // Throws IoError naming the file and the field for one that is no such profile.
@@ -38,8 +41,8 @@ TwinParameters read_twin_parameters(const std::filesystem::path& file);
 
 // What the outside does to the device.
 struct TwinEnvironment {
-  double power_cap_w = 0;  // enforced by the device's firmware; 0: the board's own limit
-  double inlet_c = 0;      // air (or coolant) inlet temperature
+  double power_cap_w = 0;         // enforced by the device's firmware; 0: the board's own limit
+  std::optional<double> inlet_c;  // air (or coolant) inlet temperature; absent: as recorded
 };
 
 // What one step did.
