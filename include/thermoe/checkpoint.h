@@ -21,9 +21,10 @@ struct TensorView {
 // Immutable; any thread may read it. Views stay valid while the checkpoint lives.
 class Checkpoint {
  public:
-  // Opens config.json and model.safetensors or the shards of model.safetensors.index.json. Only
-  // headers are read; weights are mapped. Throws IoError naming the file and the remedy: missing or
-  // truncated shard, a header that lies (overlaps, wrong sizes, bounds), an unsupported dtype.
+  // Opens config.json and model.safetensors or, where there is none, the shards that
+  // model.safetensors.index.json names. Only headers are read; weights are mapped. Throws IoError
+  // naming the file and the remedy: a missing or truncated file, a header that lies (overlaps, holes,
+  // sizes, bounds), an index that names what a shard lacks, a configuration not supported.
   explicit Checkpoint(const std::filesystem::path& directory);
   ~Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;
@@ -32,13 +33,15 @@ class Checkpoint {
   const std::filesystem::path& directory() const;
   bool contains(const std::string& name) const;
   std::vector<std::string> names() const;
-  // Throws IoError naming the tensor and the directory where it is missing.
+  // Throws IoError naming the tensor and its file where it is missing, stored in a type other than
+  // f32, f16 and bf16, or not aligned to its elements. A tensor that is never asked for may be so.
   TensorView tensor(const std::string& name) const;
   // A rank-2 tensor, checked to be [rows, cols]. Throws IoError with both shapes.
   WeightView weight(const std::string& name, int64_t rows, int64_t cols) const;
   // A rank-1 tensor of `size` elements, converted to f32 (norms and biases only: it copies).
   std::vector<float> vector(const std::string& name, int64_t size) const;
-  // Throws IoError naming the first tensor that holds a NaN or an infinity. Reads every weight.
+  // Throws IoError naming file, tensor and element of the first NaN or infinity. Reads every weight,
+  // at about the speed of memory.
   void check_finite() const;
 
  private:
