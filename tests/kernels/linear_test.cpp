@@ -46,7 +46,7 @@ TEST_P(Products, AgreeWithFloat64OverOddShapes) {
         const std::vector<float> x = random_floats(rows * cols, ++seed);
         const Packed packed = pack(GetParam(), x, rows, cols);
         std::vector<float> y(static_cast<size_t>(rows * outputs), NAN);
-        std::vector<float> scratch(multiply_scratch_floats(rows, cols));
+        std::vector<float> scratch(multiply_scratch_floats(rows, cols, false));
         multiply({packed.data.data(), packed.stride, rows}, w.view(), 0, outputs, y.data(), outputs,
                  false, scratch.data());
         for (int64_t r = 0; r < rows; ++r)
@@ -68,7 +68,7 @@ TEST_P(Products, GatherRowsAndTouchOnlyTheirRange) {
     std::vector<int32_t> ids;
     for (int64_t r = 0; r < rows; ++r) ids.push_back(static_cast<int32_t>((r * 37 + 5) % all_rows));
     std::vector<float> y(static_cast<size_t>(rows * stride), 2.0f);
-    std::vector<float> scratch(multiply_scratch_floats(rows, cols));
+    std::vector<float> scratch(multiply_scratch_floats(rows, cols, true));
     multiply({packed.data.data(), packed.stride, rows, ids.data()}, w.view(), 11, 17, y.data(),
              stride, true, scratch.data());
     for (int64_t r = 0; r < rows; ++r)

@@ -58,18 +58,18 @@ void softmax(float* x, int64_t n) {
 }
 
 void weighted_sum(const float* const* rows, size_t count, const float* weights, int64_t n,
-                  float* out) {
+                  float* out, bool accumulate) {
   const Floats d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    Vector sum = hn::Zero(d);
+    Vector sum = accumulate ? hn::LoadU(d, out + i) : hn::Zero(d);
     for (size_t r = 0; r < count; ++r)
       sum = hn::MulAdd(hn::Set(d, weights[r]), hn::LoadU(d, rows[r] + i), sum);
     hn::StoreU(sum, d, out + i);
   }
   for (; i < n; ++i) {
-    float sum = 0.0f;
+    float sum = accumulate ? out[i] : 0.0f;
     for (size_t r = 0; r < count; ++r) sum += weights[r] * rows[r][i];
     out[i] = sum;
   }
@@ -138,8 +138,9 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   HWY_DYNAMIC_DISPATCH(rms_norm)(x, weight, n, eps, out);
 }
 void softmax(float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(softmax)(x, n); }
-void weighted_sum(std::span<const float* const> rows, const float* weights, int64_t n, float* out) {
-  HWY_DYNAMIC_DISPATCH(weighted_sum)(rows.data(), rows.size(), weights, n, out);
+void weighted_sum(std::span<const float* const> rows, const float* weights, int64_t n, float* out,
+                  bool accumulate) {
+  HWY_DYNAMIC_DISPATCH(weighted_sum)(rows.data(), rows.size(), weights, n, out, accumulate);
 }
 void widen_row(const WeightView& table, int64_t row, float* out) {
   HWY_DYNAMIC_DISPATCH(widen_row)(table, row, out);

@@ -17,8 +17,10 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
 // x = softmax(x) over n elements, in place. All must be finite.
 void softmax(float* x, int64_t n);
 
-// out = sum over i of weights[i] * rows[i], added in the order of i; out holds n elements.
-void weighted_sum(std::span<const float* const> rows, const float* weights, int64_t n, float* out);
+// out = sum over i of weights[i] * rows[i], added in the order of i; out holds n elements, and is
+// where the sum starts if `accumulate`.
+void weighted_sum(std::span<const float* const> rows, const float* weights, int64_t n, float* out,
+                  bool accumulate = false);
 
 // Widens row `row` of a stored table (token embeddings) to f32.
 void widen_row(const WeightView& table, int64_t row, float* out);

@@ -22,10 +22,10 @@ void use_single_threaded_blas() {
   std::call_once(once, [] { openblas_set_num_threads(1); });
 }
 
-size_t multiply_scratch_floats(int64_t rows, int64_t cols) {
+size_t multiply_scratch_floats(int64_t rows, int64_t cols, bool gathered) {
   if (rows < kGemmRows) return 0;
   const int64_t padded = padded_cols(cols);
-  return static_cast<size_t>((panel_rows(padded) + rows) * padded);
+  return static_cast<size_t>((panel_rows(padded) + (gathered ? rows : 0)) * padded);
 }
 
 void multiply(const PackedRows& x, const WeightView& w, int64_t first, int64_t count, float* y,

@@ -16,8 +16,9 @@ namespace thermoe::cpu {
 
 constexpr int64_t kGemmRows = 48;  // the crossover of the table above
 
-// Floats of scratch that multiply() needs for up to `rows` rows of a weight with `cols` columns.
-size_t multiply_scratch_floats(int64_t rows, int64_t cols);
+// Floats of scratch that multiply() needs for up to `rows` rows of a weight with `cols` columns;
+// `gathered`: the rows come with ids.
+size_t multiply_scratch_floats(int64_t rows, int64_t cols, bool gathered);
 
 // As linear(). The first call sets OpenBLAS's thread count to one for the process (version 0.3.21
 // has no per-thread setting): the callers' own threads split the work.

@@ -1,0 +1,112 @@
+#include "experts/expert_tasks.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/multiply.h"
+
+namespace thermoe {
+namespace {
+
+constexpr int64_t kTileRows = 128;            // more rows of one expert are shared between threads
+constexpr int64_t kPanelBytes = 1024 * 1024;  // of weights per task: larger experts are cut
+
+// Outputs per task so that each thread gets several and none streams more than kPanelBytes.
+int64_t panel_outputs(int64_t outputs, int64_t bytes, size_t tiles, int threads) {
+  const int64_t wanted =
+      (4 * threads + static_cast<int64_t>(tiles) - 1) / static_cast<int64_t>(tiles);
+  const int64_t panels = std::max(wanted, (bytes + kPanelBytes - 1) / kPanelBytes);
+  const int64_t each = (outputs + panels - 1) / panels;
+  return std::max<int64_t>(2, (each + cpu::kPackedBlock - 1) / cpu::kPackedBlock) *
+         cpu::kPackedBlock;  // whole blocks, two at least
+}
+
+struct Runner {
+  std::span<const SimpleExpert> experts;
+  const ExpertBuffers& buffers;
+
+  // Columns [first, first + count) of silu(gate x) * (up x) of a tile.
+  void activate(const ExpertTile& tile, int64_t first, int64_t count, float* scratch) const {
+    const SimpleExpert& expert = experts[static_cast<size_t>(tile.expert)];
+    const cpu::PackedRows rows{buffers.input.data, buffers.input.stride, tile.count,
+                               buffers.tokens + tile.first};
+    float* gated = scratch;
+    float* upped = gated + tile.count * count;
+    float* rest = upped + tile.count * count;
+    // The kernels write column j of the weight at y[j]: step back to the panel's first.
+    cpu::multiply(rows, expert.gate(), first, count, gated - first, count, false, rest);
+    cpu::multiply(rows, expert.up(), first, count, upped - first, count, false, rest);
+    cpu::pack_swiglu(expert.dtype(), ConstMatrix(gated, tile.count, count),
+                     ConstMatrix(upped, tile.count, count),
+                     Matrix(buffers.inner.row(tile.first) + first, tile.count,
+                            cpu::padded_cols(count), buffers.inner.stride));
+  }
+
+  void project(const ExpertTile& tile, int64_t first, int64_t count, float* scratch) const {
+    const SimpleExpert& expert = experts[static_cast<size_t>(tile.expert)];
+    cpu::multiply({buffers.inner.row(tile.first), buffers.inner.stride, tile.count}, expert.down(),
+                  first, count, buffers.outputs.row(tile.first), buffers.outputs.stride, false,
+                  scratch);
+  }
+};
+
+size_t worker_floats(const SimpleExpert& expert, std::span<const ExpertTile> tiles) {
+  int64_t rows = 0;
+  for (const ExpertTile& tile : tiles) rows = std::max(rows, tile.count);
+  return static_cast<size_t>(2 * rows * expert.inter_size()) +
+         std::max(cpu::multiply_scratch_floats(rows, expert.hidden_size(), true),
+                  cpu::multiply_scratch_floats(rows, expert.inter_size(), false));
+}
+
+}  // namespace
+
+void make_tiles(const RoutingPlan& plan, std::vector<ExpertTile>& tiles) {
+  tiles.clear();
+  for (int e = 0; e < plan.experts; ++e) {
+    const int64_t load = plan.load(e);
+    const int64_t parts = (load + kTileRows - 1) / kTileRows;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = load * part / parts, end = load * (part + 1) / parts;
+      tiles.push_back({e, plan.offsets[static_cast<size_t>(e)] + begin, end - begin});
+    }
+  }
+}
+
+void run_tiles(std::span<const SimpleExpert> experts, std::span<const ExpertTile> tiles,
+               const ExpertBuffers& buffers, ThreadPool& pool) {
+  if (tiles.empty()) return;
+  const SimpleExpert& any = experts.front();
+  const int64_t inter = any.inter_size(), hidden = any.hidden_size();
+  const int64_t matrix_bytes = static_cast<int64_t>(any.gate().bytes());
+  for (auto& scratch : buffers.worker_scratch) {
+    const size_t floats = worker_floats(any, tiles);
+    if (scratch.size() < floats) scratch.resize(floats);
+  }
+  const Runner runner{experts, buffers};
+  const auto scratch_of = [&](int worker) {
+    return buffers.worker_scratch[static_cast<size_t>(worker)].data();
+  };
+  const int64_t inner_panel = panel_outputs(inter, 2 * matrix_bytes, tiles.size(), pool.size());
+  const int64_t outer_panel = panel_outputs(hidden, matrix_bytes, tiles.size(), pool.size());
+  if (inner_panel >= inter && outer_panel >= hidden) {  // small experts, many tiles: one region
+    pool.run(static_cast<int>(tiles.size()), [&](int task, int worker) {
+      const ExpertTile& tile = tiles[static_cast<size_t>(task)];
+      runner.activate(tile, 0, inter, scratch_of(worker));
+      runner.project(tile, 0, hidden, scratch_of(worker));
+    });
+    return;
+  }
+  // down needs all of a row's intermediate values: two regions.
+  const auto panels = [&](int64_t outputs, int64_t panel, auto&& body) {
+    const int64_t count = (outputs + panel - 1) / panel;
+    pool.run(static_cast<int>(static_cast<int64_t>(tiles.size()) * count),
+             [&](int task, int worker) {
+               const int64_t first = task % count * panel;
+               body(tiles[static_cast<size_t>(task / count)], first,
+                    std::min(panel, outputs - first), scratch_of(worker));
+             });
+  };
+  panels(inter, inner_panel, [&](auto&&... args) { runner.activate(args...); });
+  panels(hidden, outer_panel, [&](auto&&... args) { runner.project(args...); });
+}
+
+}  // namespace thermoe

@@ -1,0 +1,187 @@
+#include "thermoe/moe_layer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "experts/moe_workspace.h"
+#include "experts/row_tasks.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/linear.h"
+#include "thermoe/error.h"
+
+namespace thermoe {
+namespace {
+
+// The packed order of rows depends only on whether the weights are bf16.
+bool same_order(DType a, DType b) { return (a == DType::kBf16) == (b == DType::kBf16); }
+
+}  // namespace
+
+std::shared_ptr<MoeWorkspace> make_moe_workspace() { return std::make_shared<MoeWorkspace>(); }
+
+void check_partition(std::span<const RowGroup> groups, int64_t rows) {
+  int64_t next = 0;
+  for (const RowGroup& group : groups) {
+    if (group.first != next || group.count < 1)
+      throw InvalidArgument(fmt::format(
+          "groups must partition the rows in order: a group of {} rows begins at {}, not at {}",
+          group.count, group.first, next));
+    next += group.count;
+  }
+  if (next != rows)
+    throw InvalidArgument(
+        fmt::format("groups must partition the rows: they hold {} of {}", next, rows));
+}
+
+MoeLayer::MoeLayer(const WeightView& gate, std::vector<SimpleExpert> experts,
+                   const MoeSettings& settings, std::shared_ptr<MoeWorkspace> workspace)
+    : gate_(gate),
+      experts_(std::move(experts)),
+      settings_(settings),
+      workspace_(workspace != nullptr ? std::move(workspace) : make_moe_workspace()) {
+  if (experts_.empty() || gate.empty() || gate.rows != static_cast<int64_t>(experts_.size()))
+    throw InvalidArgument(fmt::format("layer {}: a gate of {} rows needs as many experts, not {}",
+                                      settings.layer, gate.rows, experts_.size()));
+  if (settings.top_k < 1 || settings.top_k > this->experts())
+    throw InvalidArgument(fmt::format("layer {}: top_k {} must be in [1, {}]", settings.layer,
+                                      settings.top_k, experts_.size()));
+  const SimpleExpert& first = experts_.front();
+  for (const SimpleExpert& expert : experts_)
+    if (expert.hidden_size() != gate.cols || expert.inter_size() != first.inter_size() ||
+        expert.dtype() != first.dtype())
+      throw InvalidArgument(fmt::format(
+          "layer {}: all experts must have the gate's hidden size {} and one shape and dtype",
+          settings.layer, gate.cols));
+}
+
+void MoeLayer::check_arguments(ConstMatrix x, std::span<const RowGroup> groups, Matrix out) const {
+  if (x.cols != gate_.cols || out.cols != gate_.cols || out.rows != x.rows)
+    throw InvalidArgument(
+        fmt::format("layer {}: can't turn [{}, {}] into [{}, {}] at hidden size {}",
+                    settings_.layer, x.rows, x.cols, out.rows, out.cols, gate_.cols));
+  check_partition(groups, x.rows);
+}
+
+// Fills scores [N, E] with softmax(gate x), and the packed rows.
+void MoeLayer::score(ConstMatrix x, ThreadPool& pool) {
+  MoeWorkspace& ws = *workspace_;
+  const int64_t rows = x.rows, padded = cpu::padded_cols(x.cols), count = experts();
+  const DType dtype = experts_.front().dtype();
+  const bool shared = same_order(dtype, gate_.dtype);
+  float* packed = at_least(ws.packed, static_cast<size_t>(rows * padded));
+  float* for_gate =
+      shared ? packed : at_least(ws.packed_for_gate, static_cast<size_t>(rows * padded));
+  float* scores = at_least(ws.scores, static_cast<size_t>(rows * count));
+  for_rows(pool, rows, count * x.cols, [&](int64_t first, int64_t some, int) {
+    const ConstMatrix part = x.rows_from(first, some);
+    cpu::pack_rows(dtype, part, Matrix(packed + first * padded, some, padded));
+    if (!shared) cpu::pack_rows(gate_.dtype, part, Matrix(for_gate + first * padded, some, padded));
+    cpu::linear({for_gate + first * padded, padded, some}, gate_, 0, count, scores + first * count,
+                count);
+    for (int64_t r = first; r < first + some; ++r) {
+      float* row = scores + r * count;
+      // A row that is not finite stays as it is, for the check below.
+      if (std::all_of(row, row + count, [](float v) { return std::isfinite(v); }))
+        cpu::softmax(row, count);
+    }
+  });
+  for (int64_t i = 0; i < rows * count; ++i)
+    if (!std::isfinite(scores[i]))
+      throw InvalidArgument(fmt::format(
+          "layer {}: router logit of row {}, expert {} is {}: the checkpoint's weights or "
+          "activations are damaged; download the checkpoint again",
+          settings_.layer, i / count, i % count, scores[i]));
+}
+
+// Routes each group and joins the plans into the workspace's.
+void MoeLayer::route(std::span<const RowGroup> groups, RoutingPolicy& policy,
+                     const ExpertPrices* prices, PlanObserver* observer) {
+  MoeWorkspace& ws = *workspace_;
+  RoutingPlan& all = ws.plan;
+  const int64_t rows = groups.empty() ? 0 : groups.back().first + groups.back().count;
+  all.tokens = static_cast<int>(rows);
+  all.experts = experts();
+  all.k = settings_.top_k;
+  all.ids.clear();
+  all.weights.clear();
+  for (const RowGroup& group : groups) {
+    RoutingRequest request;
+    request.scores =
+        ConstMatrix(ws.scores.data() + group.first * experts(), group.count, experts());
+    request.k = settings_.top_k;
+    request.renormalize = settings_.renormalize;
+    request.prices = prices;
+    request.layer = settings_.layer;
+    RoutingPlan& plan = ws.group_plan;
+    policy.route(request, plan);
+    const size_t pairs = static_cast<size_t>(group.count * settings_.top_k);
+    const auto valid = [&](int32_t id) { return id >= 0 && id < experts(); };
+    if (plan.k != settings_.top_k || plan.ids.size() != pairs || plan.weights.size() != pairs ||
+        !std::all_of(plan.ids.begin(), plan.ids.end(), valid))
+      throw InvalidArgument(
+          fmt::format("layer {}: policy {} made no plan for {} rows of {} experts out of {}",
+                      settings_.layer, policy.name(), group.count, settings_.top_k, experts()));
+    if (observer != nullptr) observer->on_plan(settings_.layer, plan);
+    all.ids.insert(all.ids.end(), plan.ids.begin(), plan.ids.end());
+    all.weights.insert(all.weights.end(), plan.weights.begin(), plan.weights.end());
+  }
+  pack(all);
+}
+
+void MoeLayer::run_experts(ThreadPool& pool) {
+  MoeWorkspace& ws = *workspace_;
+  const size_t pairs = ws.plan.ids.size();
+  ws.tokens.resize(pairs);
+  ws.places.resize(pairs);
+  for (size_t p = 0; p < pairs; ++p) {
+    ws.tokens[p] = ws.plan.packed[p] / ws.plan.k;
+    ws.places[static_cast<size_t>(ws.plan.packed[p])] = static_cast<int32_t>(p);
+  }
+  make_tiles(ws.plan, ws.tiles);
+  if (ws.worker_scratch.size() < static_cast<size_t>(pool.size()))
+    ws.worker_scratch.resize(static_cast<size_t>(pool.size()));
+  const SimpleExpert& any = experts_.front();
+  const int64_t inner = cpu::padded_cols(any.inter_size()), count = static_cast<int64_t>(pairs);
+  ExpertBuffers buffers;
+  buffers.input = {ws.packed.data(), cpu::padded_cols(gate_.cols), ws.plan.tokens};
+  buffers.tokens = ws.tokens.data();
+  buffers.inner = Matrix(at_least(ws.inner, pairs * static_cast<size_t>(inner)), count, inner);
+  buffers.outputs =
+      Matrix(at_least(ws.outputs, pairs * static_cast<size_t>(gate_.cols)), count, gate_.cols);
+  buffers.worker_scratch = ws.worker_scratch;
+  run_tiles(experts_, ws.tiles, buffers, pool);
+}
+
+void MoeLayer::combine(Matrix out, ThreadPool& pool) {
+  const MoeWorkspace& ws = *workspace_;
+  const int k = settings_.top_k;
+  for_rows(pool, out.rows, 4 * k * gate_.cols, [&](int64_t begin, int64_t count, int) {
+    const float* rows[64];
+    for (int64_t t = begin; t < begin + count; ++t) {
+      const float* weights = ws.plan.weights.data() + t * k;
+      const int32_t* places = ws.places.data() + t * k;
+      for (int first = 0; first < k; first += 64) {
+        const int some = std::min(64, k - first);
+        for (int slot = 0; slot < some; ++slot)
+          rows[slot] = ws.outputs.data() + places[first + slot] * gate_.cols;
+        cpu::weighted_sum({rows, static_cast<size_t>(some)}, weights + first, gate_.cols,
+                          out.row(t), first > 0);
+      }
+    }
+  });
+}
+
+void MoeLayer::forward(ConstMatrix x, std::span<const RowGroup> groups, RoutingPolicy& policy,
+                       const ExpertPrices* prices, Matrix out, ThreadPool& pool,
+                       PlanObserver* observer) {
+  check_arguments(x, groups, out);
+  if (x.rows == 0) return;
+  score(x, pool);
+  route(groups, policy, prices, observer);
+  run_experts(pool);
+  combine(out, pool);
+}
+
+}  // namespace thermoe
