@@ -12,8 +12,8 @@ namespace {
 
 // Below this relative violation a limit is clearly not binding.
 constexpr double kSlackFrac = 0.02;
-// The firmware holds a cap within so much of it; above, the power itself is the violation.
-constexpr double kEnforcedFrac = 1.02;
+// The firmware's cap counts as the user's where it is not more than so much above it.
+constexpr double kSameCapFrac = 1.02;
 // No violation counts for more: a far-off reading must not outrun the loop.
 constexpr double kMostViolation = 1.0;
 
@@ -29,6 +29,11 @@ void check(const GovernorLimits& limits) {
   if (!std::isfinite(limits.max_open_price) || limits.max_open_price < 0)
     throw InvalidArgument(
         fmt::format("Governor: max_open_price is {}; give zero or more", limits.max_open_price));
+}
+
+bool power_is_enforced(const HardwareState& state, std::optional<double> cap_w) {
+  if ((state.throttle_reasons.value_or(0) & kThrottleAnyPower) == 0) return false;
+  return !cap_w || (state.power_limit_w && *state.power_limit_w <= kSameCapFrac * *cap_w);
 }
 
 void check(const GovernorSettings& s) {
@@ -90,16 +95,17 @@ Governor::Violations Governor::violations(const HardwareState& state,
   if (limits_.power_cap_w && state.power_average_w)
     v.power = *state.power_average_w / *limits_.power_cap_w - 1;
   if (!v.latency) return v;
-  if (throttled) {
-    // The device holds its cap by itself; what is left to win is the latency that this costs, and
-    // energy buys it. Time's own price neither rises for it nor is needed.
-    const bool enforced = !v.power || *v.power < kEnforcedFrac - 1;
-    if (enforced) v.power = v.latency;
-    v.latency = std::min(*v.latency, 0.0);
+  if (power_is_enforced(state, limits_.power_cap_w)) {
+    // The device holds the cap by itself; what is left to win is the latency that this costs.
+    v.power = v.latency;
+  } else if (throttled) {
+    v.power = std::max(v.power.value_or(*v.latency), *v.latency);
   } else if (!limits_.power_cap_w && state.throttle_reasons) {
     // Only a throttled device made energy scarce: released as latency's slack allows.
     v.power = std::min(*v.latency, 0.0);
   }
+  // Energy buys the time back that throttling takes: time's own price needn't rise for it.
+  if (throttled) v.latency = std::min(*v.latency, 0.0);
   return v;
 }
 
