@@ -23,8 +23,8 @@ class Checkpoint {
  public:
   // Opens config.json and model.safetensors or, where there is none, the shards that
   // model.safetensors.index.json names. Only headers are read; weights are mapped. Throws IoError
-  // naming the file and the remedy: a missing or truncated file, a header that lies (overlaps, holes,
-  // sizes, bounds), an index that names what a shard lacks, a configuration not supported.
+  // naming the file and the remedy: a missing or truncated file, a header that lies (overlaps,
+  // holes, sizes, bounds), an index that names what a shard lacks, a configuration not supported.
   explicit Checkpoint(const std::filesystem::path& directory);
   ~Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;
@@ -40,8 +40,8 @@ class Checkpoint {
   WeightView weight(const std::string& name, int64_t rows, int64_t cols) const;
   // A rank-1 tensor of `size` elements, converted to f32 (norms and biases only: it copies).
   std::vector<float> vector(const std::string& name, int64_t size) const;
-  // Throws IoError naming file, tensor and element of the first NaN or infinity. Reads every weight,
-  // at about the speed of memory.
+  // Throws IoError naming file, tensor and element of the first NaN or infinity. Reads every
+  // weight, at about the speed of memory.
   void check_finite() const;
 
  private:
