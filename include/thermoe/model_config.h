@@ -37,8 +37,8 @@ struct ModelConfig {
 // Reads <directory>/config.json (and generation_config.json's eos ids, which go first, where it
 // exists), in the older and the newer spelling. An absent key has transformers' default for the
 // family; eos ids outside the vocabulary are dropped. Throws IoError naming the file, the key and
-// what is supported, for a missing or malformed file and for anything that is not implemented (other
-// families, sliding windows, scaled RoPE, quantised formats, activations other than silu).
+// what is supported, for a missing or malformed file and for anything that is not implemented
+// (other families, sliding windows, scaled RoPE, quantised formats, activations other than silu).
 ModelConfig read_model_config(const std::filesystem::path& directory);
 
 }  // namespace thermoe
