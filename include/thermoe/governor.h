@@ -24,10 +24,11 @@ struct Multipliers {
 };
 
 // Gains of the loop. Violations are relative (latency, power) or in units of temperature_scale_c;
-// prices are fractions of max_open_price: the gains are free of units but the second.
+// what they drive is the square root of a price, as a fraction of max_open_price: so the gains have
+// no unit but the second.
 struct GovernorSettings {
-  double integral_per_s = 1.2;  // of a latency or power violation
-  double proportional = 0.4;
+  double integral_per_s = 1.0;  // of a latency or power violation
+  double proportional = 0.2;
   double thermal_integral_per_s = 0.15;
   double thermal_proportional = 0.6;
   double temperature_scale_c = 5.0;   // a violation of 1
@@ -63,10 +64,10 @@ class Governor {
   ExpertPrices prices(const CostSurrogate& surrogate, int experts) const;
 
  private:
-  // A proportional-integral controller whose output is a price as a fraction of max_open_price.
+  // A proportional-integral controller.
   struct Loop {
-    double integral = 0;
-    double output = 0;
+    double integral = 0;  // in [0, 1]
+    double output = 0;    // a price as a fraction of max_open_price
   };
   // What a limit says this tick; absent: hold.
   struct Violations {

@@ -118,7 +118,10 @@ void Governor::step(Loop& loop, std::optional<double> violation, double integral
   double rate = integral_per_s * e;
   if (e < -kSlackFrac) rate = std::min(rate, -settings_.release_per_s);
   loop.integral = std::clamp(loop.integral + rate * dt_s, 0.0, 1.0);
-  loop.output = std::clamp(loop.integral + proportional * e, 0.0, 1.0);
+  // Squared (mirror ascent): routers react to the first small price the most, so there the steps
+  // are finest.
+  const double root = std::clamp(loop.integral + proportional * e, 0.0, 1.0);
+  loop.output = root * root;
 }
 
 Multipliers Governor::update(const HardwareState& state, std::optional<double> layer_latency_us,
