@@ -26,9 +26,9 @@ class RoutingPolicy {
  public:
   virtual ~RoutingPolicy() = default;
   virtual const char* name() const = 0;
-  // Fills `plan` (packed included). Throws InvalidArgument on scores that are not finite or negative
-  // (naming token and expert), k outside [1, E], T == 0, prices of the wrong length, negative or not
-  // finite; `plan` is then unspecified, the policy usable.
+  // Fills `plan` (packed included). Throws InvalidArgument on scores that are not finite or
+  // negative (naming token and expert), k outside [1, E], T == 0, prices of the wrong length,
+  // negative or not finite; `plan` is then unspecified, the policy usable.
   virtual void route(const RoutingRequest& request, RoutingPlan& plan) = 0;
 };
 
@@ -46,15 +46,16 @@ class TopKPolicy : public RoutingPolicy {
 struct AdaptiveRouterSettings {
   // Least share of the tokens' own top-k mass that a batch keeps on average; closing stops there.
   std::optional<double> min_gate_mass_frac = std::nullopt;
-  int dual_iterations = 100;        // at most, for the bound
-  double dual_gap_frac = 1e-4;      // stop when the gap is below this
+  int dual_iterations = 100;    // at most, for the bound
+  double dual_gap_frac = 1e-4;  // stop when the gap is below this
 };
 
-// Chooses, for the whole batch, the plan that maximises utility minus price: the drop rule (close the
-// expert whose removal costs its tokens least while that is less than its price), and a dual bound as
-// certificate. With zero prices the plan is bit-identical to TopKPolicy's. Tokens whose set changed
-// take each chosen expert's raw share of their original top-k mass; the others' weights are
-// untouched. Deterministic; permuting the tokens permutes the plan. Not thread-safe: one per thread.
+// Chooses, for the whole batch, the plan that maximises utility minus price: the drop rule (close
+// the expert whose removal costs its tokens least while that is less than its price), and a dual
+// bound as certificate. With zero prices the plan is bit-identical to TopKPolicy's. Tokens whose
+// set changed take each chosen expert's raw share of their original top-k mass; the others' weights
+// are untouched. Deterministic; permuting the tokens permutes the plan. Not thread-safe: one per
+// thread.
 class AdaptiveRouter : public RoutingPolicy {
  public:
   explicit AdaptiveRouter(AdaptiveRouterSettings settings = {});

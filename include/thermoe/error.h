@@ -27,7 +27,8 @@ class InvalidArgument : public Error {
       : Error(ErrorKind::kInvalidArgument, message) {}
 };
 
-// A file is missing, unreadable, truncated, or not what it claims to be. what() starts with its path.
+// A file is missing, unreadable, truncated, or not what it claims to be. what() starts with its
+// path.
 class IoError : public Error {
  public:
   IoError(const std::string& path, const std::string& problem)

@@ -17,20 +17,20 @@ enum class QkNorm { kNone, kPerHead, kWholeProjection };
 struct ModelConfig {
   ModelFamily family = ModelFamily::kQwen3Moe;
   int64_t vocab_size = 0, hidden_size = 0;
-  int64_t inter_size = 0;         // of dense feed-forward layers
+  int64_t inter_size = 0;  // of dense feed-forward layers
   int64_t expert_inter_size = 0;
   int layers = 0, heads = 0, kv_heads = 0;
   int64_t head_dim = 0;
   int experts = 0, top_k = 0;
   bool renormalize_top_k = true;
-  bool attention_bias = false;    // q, k, v and o projections carry biases
-  double clip_qkv = 0;            // OLMoE: clamp q, k, v to [-clip, clip]; 0: no clamp
+  bool attention_bias = false;  // q, k, v and o projections carry biases
+  double clip_qkv = 0;          // OLMoE: clamp q, k, v to [-clip, clip]; 0: no clamp
   QkNorm qk_norm = QkNorm::kNone;
   double rms_norm_eps = 1e-6;
   double rope_theta = 10000.0;
   bool tied_embeddings = false;
   int64_t max_positions = 0;
-  std::vector<bool> sparse;       // [layers] true: MoE, false: dense feed-forward; some are true
+  std::vector<bool> sparse;  // [layers] true: MoE, false: dense feed-forward; some are true
   std::vector<int32_t> eos_token_ids;  // any of them ends a text; may be empty
 };
 
