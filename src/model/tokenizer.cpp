@@ -216,6 +216,10 @@ Tokenizer::Tokenizer(const std::filesystem::path& path) {
   const std::string name = file.string();
   impl_ = std::make_unique<Impl>(read_tokenizer(read_json_file(file), name), name);
 }
+Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tokenizer Tokenizer::from_json(std::string_view json, const std::string& name) {
+  return Tokenizer(std::make_unique<Impl>(read_tokenizer(parse_json(json, name), name), name));
+}
 Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 

@@ -89,7 +89,8 @@ std::vector<TextPart> AddedTokenMatcher::split(std::string_view text) const {
     if (token.lstrip) begin = std::max(before_spaces(text, begin, std::min(done, begin)), done);
     if (token.rstrip) end = after_spaces(text, end);
     if (done < begin) parts.push_back({done, begin, -1});
-    parts.push_back({begin, end, token.id});
+    // One that lies within the spaces that another took along is lost, as in tokenizers.
+    if (begin < end) parts.push_back({begin, end, token.id});
     done = end;
   }
   if (done < text.size()) parts.push_back({done, text.size(), -1});

@@ -12,8 +12,8 @@
 namespace thermoe {
 namespace {
 
-// Sixty times the largest published vocabulary; bounds what an id can make the tables take.
-constexpr int64_t kMaxId = 16'777'215;
+// Sixteen times the largest published vocabulary; bounds what an id can make the tables take.
+constexpr int64_t kMaxId = 4'194'303;
 
 void read_normalizer(const JsonNode& node, std::vector<NormalizerStep>& out) {
   const std::string type = node.type();

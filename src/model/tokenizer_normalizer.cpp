@@ -54,6 +54,7 @@ int combining_class(utf8proc_int32_t c) { return utf8proc_get_property(c)->combi
 // One group in NFC. Decomposed here, not by utf8proc_decompose, whose sort is quadratic in the
 // number of marks.
 std::string compose(std::string_view group) {
+  constexpr auto kDecompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
   std::vector<utf8proc_int32_t> points;
   for (size_t at = 0; at < group.size();) {
     const Utf8Step step = utf8_step(group, at);
@@ -62,7 +63,7 @@ std::string compose(std::string_view group) {
     int boundary_class = 0;
     const auto count =
         utf8proc_decompose_char(static_cast<utf8proc_int32_t>(step.code_point), parts.data(),
-                                parts.size(), UTF8PROC_STABLE, &boundary_class);
+                                parts.size(), kDecompose, &boundary_class);
     if (count <= 0 || static_cast<size_t>(count) > parts.size()) return std::string(group);
     points.insert(points.end(), parts.begin(), parts.begin() + count);
   }
@@ -85,40 +86,43 @@ std::string compose(std::string_view group) {
   return out;
 }
 
-bool all_below_combining(std::string_view text) {
-  // U+0300 is CC 80: no lead byte from 0xCC up.
-  return std::ranges::all_of(text, [](char c) { return static_cast<unsigned char>(c) < 0xCC; });
+// The next byte from `at` on that begins a character of U+0300 or above (CC 80 in UTF-8).
+size_t next_above_latin(std::string_view text, size_t at) {
+  while (at < text.size() && static_cast<unsigned char>(text[at]) < 0xCC) ++at;
+  return at;
 }
 
 AlignedText nfc(const AlignedText& text) {
   const std::string_view view = text.view();
-  if (all_below_combining(view)) return text;
   AlignedText out = AlignedText::rewrite_of(text);
-  bool changed = false;
-  for (size_t begin = 0; begin < view.size();) {
-    const Utf8Step first = utf8_step(view, begin);
-    size_t end = begin + first.bytes;
-    // A character unknown to Unicode 9 is a group of its own.
-    if (known_to_unicode9(first.code_point)) {
-      while (end < view.size()) {
-        const Utf8Step step = utf8_step(view, end);
-        if (begins_group(step.code_point)) break;
-        end += step.bytes;
-      }
-      const std::string_view group = view.substr(begin, end - begin);
-      const bool plain = first.code_point < 0x300 && group.size() == first.bytes;
-      const std::string composed = plain ? "" : compose(group);
-      if (!plain && composed != group) {
-        out.append(composed, text.end_of(end));
-        changed = true;
-        begin = end;
-        continue;
-      }
+  size_t copied = 0;  // what of the text is in `out`
+  for (size_t at = 0; (at = next_above_latin(view, at)) < view.size();) {
+    const Utf8Step first = utf8_step(view, at);
+    size_t begin = at;
+    at += first.bytes;
+    if (!known_to_unicode9(first.code_point)) continue;  // a group of its own
+    // A mark joins the character before it, if that lies below U+0300: one above has taken its
+    // marks already, or is unknown and takes none.
+    if (begin > 0 && !begins_group(first.code_point)) {
+      size_t before = begin - 1;
+      while (is_continuation(view[before])) --before;
+      if (static_cast<unsigned char>(view[before]) < 0xCC) begin = before;
     }
-    out.append(text, begin, end);
-    begin = end;
+    while (at < view.size()) {
+      const Utf8Step step = utf8_step(view, at);
+      if (begins_group(step.code_point)) break;
+      at += step.bytes;
+    }
+    const std::string_view group = view.substr(begin, at - begin);
+    const std::string composed = compose(group);
+    if (composed == group) continue;
+    out.append(text, copied, begin);
+    out.append(composed, text.end_of(at));
+    copied = at;
   }
-  return changed ? out : text;
+  if (copied == 0) return text;
+  out.append(text, copied, view.size());
+  return out;
 }
 
 }  // namespace

@@ -19,10 +19,11 @@ constexpr std::string_view kNewLetters =
     R"(\x{16100}-\x{1611D}\x{16D40}-\x{16D6C}\x{18CFF}\x{1B132}\x{1B155}\x{1DF25}-\x{1DF2A})"
     R"(\x{1E030}-\x{1E06D}\x{1E4D0}-\x{1E4EB}\x{1E5D0}-\x{1E5ED}\x{1E5F0}\x{2B739})"
     R"(\x{2EBF0}-\x{2EE5D}\x{31350}-\x{323AF})";
-constexpr std::string_view kNewNumbers =
+constexpr std::string_view kNewDigits =
     R"(\x{10D40}-\x{10D49}\x{116D0}-\x{116E3}\x{11BF0}-\x{11BF9}\x{11F50}-\x{11F59})"
-    R"(\x{16130}-\x{16139}\x{16D70}-\x{16D79}\x{1CCF0}-\x{1CCF9}\x{1D2C0}-\x{1D2D3})"
-    R"(\x{1E4F0}-\x{1E4F9}\x{1E5F1}-\x{1E5FA})";
+    R"(\x{16130}-\x{16139}\x{16D70}-\x{16D79}\x{1CCF0}-\x{1CCF9}\x{1E4F0}-\x{1E4F9})"
+    R"(\x{1E5F1}-\x{1E5FA})";
+constexpr std::string_view kNewNumerals = R"(\x{1D2C0}-\x{1D2D3})";
 // White_Space. PCRE2's \s also takes U+180E, which Unicode 6.3 made no space.
 constexpr std::string_view kSpaces = R"(\x{9}-\x{D}\x{85}\x{2028}\x{2029}\p{Zs})";
 
@@ -146,7 +147,7 @@ class Translator {
       bytes = 5;
     } else if (next_is("\\p{N}") || next_is("\\P{N}")) {
       negated = next_is("\\P") ? "^" : "";
-      set = std::string(kNewNumbers) + "\\p{N}";
+      set = fmt::format("{}{}\\p{{N}}", kNewDigits, kNewNumerals);
       bytes = 5;
     } else {
       return false;
@@ -197,6 +198,12 @@ class Translator {
 };
 
 }  // namespace
+
+std::string word_character_pattern() {
+  // PCRE2's own \w knows neither marks nor joiners before 10.43.
+  return fmt::format(R"([{}{}\p{{Alphabetic}}\p{{M}}\p{{Nd}}\p{{Pc}}\p{{Join_Control}}])",
+                     kNewLetters, kNewDigits);
+}
 
 std::string translate_pattern(std::string_view pattern) { return Translator(pattern).run(); }
 

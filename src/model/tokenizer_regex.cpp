@@ -30,6 +30,8 @@ constexpr uint32_t kMatchLimit = 10'000'000;
 constexpr size_t kStackBytes = 32 * 1024;  // PCRE2's own default, at first
 constexpr size_t kStackMaxBytes = 8 * 1024 * 1024;
 
+constexpr uint32_t kPattern = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
+
 std::string pcre_message(int code) {
   char buffer[256] = {};
   pcre2_get_error_message(code, reinterpret_cast<PCRE2_UCHAR*>(buffer), sizeof(buffer));
@@ -39,9 +41,8 @@ std::string pcre_message(int code) {
 Code compile(std::string_view pattern, uint32_t options) {
   int error = 0;
   PCRE2_SIZE offset = 0;
-  Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                          options | PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error,
-                          &offset, nullptr));
+  Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options,
+                          &error, &offset, nullptr));
   if (!code) {
     throw PatternError(fmt::format("is no regular expression ({})", pcre_message(error)));
   }
@@ -67,12 +68,15 @@ struct SplitRegex::Compiled {
   Code code;
 };
 
-SplitRegex::SplitRegex(std::string_view pattern) : SplitRegex(translate_pattern(pattern), 0u) {}
+SplitRegex::SplitRegex(std::string_view pattern)
+    : SplitRegex(translate_pattern(pattern), kPattern) {}
 
 SplitRegex::SplitRegex(std::string_view pcre_pattern, unsigned options)
     : compiled_(std::make_shared<const Compiled>(Compiled{compile(pcre_pattern, options)})) {}
 
-SplitRegex SplitRegex::literal(std::string_view text) { return SplitRegex(text, PCRE2_LITERAL); }
+SplitRegex SplitRegex::literal(std::string_view text) {
+  return SplitRegex(text, PCRE2_UTF | PCRE2_LITERAL);
+}
 
 void SplitRegex::split(std::string_view text, ByteRange range, std::vector<ByteRange>& out) const {
   const pcre2_code* code = compiled_->code.get();
@@ -108,9 +112,7 @@ bool is_space(char32_t c) {
 }
 
 bool is_word(char32_t c) {
-  // PCRE2's own \w knows neither marks nor joiners (before 10.43).
-  static const Code code =
-      compile(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", PCRE2_ANCHORED);
+  static const Code code = compile(word_character_pattern(), kPattern);
   return matches_one(code.get(), c);
 }
 

@@ -27,6 +27,9 @@ struct ByteRange {
 // (?:) (?i:) (?=) (?!), alternatives and quantifiers. Throws PatternError for anything else.
 std::string translate_pattern(std::string_view pattern);
 
+// The regex crate's \w, but for the marks that Unicode 15 and later brought.
+std::string word_character_pattern();
+
 // Immutable; threads may share it.
 class SplitRegex {
  public:
@@ -47,7 +50,7 @@ class SplitRegex {
   std::shared_ptr<const Compiled> compiled_;
 };
 
-// Unicode's White_Space, and the regex crate's \w: what added tokens' flags look at.
+// Unicode's White_Space, and word_character_pattern: what added tokens' flags look at.
 bool is_space(char32_t code_point);
 bool is_word(char32_t code_point);
 

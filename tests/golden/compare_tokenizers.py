@@ -2,9 +2,9 @@
 """Compares thermoe's tokenizer with Hugging Face's tokenizers.
 
 compare_tokenizers.py --tool build/tests/model/model_tokenize_tool [--seed N] [--fuzz 20000]
-                      [--text FILE...] TOKENIZER_JSON...
+                      [--every-code-point] TOKENIZER_JSON... [--text FILE...]
 
-For each tokenizer: ids and decoded texts of random Unicode (all) and of the files (.txt: whole;
+For each tokenizer: ids and decoded texts of random Unicode and of the files (.txt: whole;
 .jsonl.gz: every string in every line) must be the same. Exits 1 at a difference.
 """
 
@@ -20,6 +20,14 @@ import tempfile
 import tokenizers
 
 from tokenizer_texts import Texts, token_strings
+
+
+def every_code_point():
+    """Each code point between letters, numbers, spaces and combining marks, 32 to a text."""
+    points = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    forms = "a{0}b 1{0} '{0}{0}\u0323{0}\u0301\u0334{0}\u0345{0}"
+    for start in range(0, len(points), 32):
+        yield "".join(forms.format(c) for c in points[start:start + 32]).encode()
 
 
 def strings_of(value):
@@ -90,6 +98,7 @@ def main():
     parser.add_argument("--tool", required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fuzz", type=int, default=20000)
+    parser.add_argument("--every-code-point", action="store_true")
     parser.add_argument("--text", type=pathlib.Path, nargs="*", default=[])
     parser.add_argument("tokenizer", type=pathlib.Path, nargs="+")
     args = parser.parse_args()
@@ -99,6 +108,8 @@ def main():
         source = Texts(args.seed, token_strings(tokenizers.Tokenizer.from_file(str(path))))
         fuzz = [source.ill_formed() if i % 10 == 9 else source.text().encode() for i in range(args.fuzz)]
         different += compare(args.tool, path, fuzz, f"random texts, seed {args.seed}")
+        if args.every_code_point:
+            different += compare(args.tool, path, list(every_code_point()), "every code point")
         for file in args.text:
             different += compare(args.tool, path, texts_of(file), file.name)
     sys.exit(1 if different else 0)
