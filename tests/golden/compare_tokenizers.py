@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Compares thermoe's tokenizer with Hugging Face's tokenizers.
 
-compare_tokenizers.py --tool build/tests/model/model_tokenize_tool [--seed N] [--fuzz 20000]
-                      [--every-code-point] TOKENIZER_JSON... [--text FILE...]
+compare_tokenizers.py [--tool PROGRAM] [--seed N] [--fuzz 20000] [--every-code-point]
+                      [--text FILE...] [--tokenizer FILE_OR_FOLDER...]
+
+By default the built model_tokenize_tool (in $THERMOE_BUILD_DIR or build), the tokenizers of the
+repository and the texts in data/text.
 
 For each tokenizer: ids and decoded texts of random Unicode and of the files (.txt: whole;
 .jsonl.gz: every string in every line) must be the same. Exits 1 at a difference.
@@ -11,6 +14,7 @@ For each tokenizer: ids and decoded texts of random Unicode and of the files (.t
 import argparse
 import gzip
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -20,6 +24,8 @@ import tempfile
 import tokenizers
 
 from tokenizer_texts import Texts, token_strings
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def every_code_point():
@@ -95,12 +101,16 @@ def compare(tool, path, texts, label):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tool", required=True)
+    build = pathlib.Path(os.environ.get("THERMOE_BUILD_DIR", ROOT / "build"))
+    parser.add_argument("--tool", default=build / "tests" / "model" / "model_tokenize_tool")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fuzz", type=int, default=20000)
     parser.add_argument("--every-code-point", action="store_true")
-    parser.add_argument("--text", type=pathlib.Path, nargs="*", default=[])
-    parser.add_argument("tokenizer", type=pathlib.Path, nargs="+")
+    parser.add_argument("--text", type=pathlib.Path, nargs="*",
+                        default=sorted((ROOT / "data" / "text").glob("*.txt")))
+    parser.add_argument("--tokenizer", type=pathlib.Path, nargs="+",
+                        default=sorted([*(ROOT / "tests" / "golden" / "tokenizers").glob("*/tokenizer.json"),
+                                        *(ROOT / "models").glob("*/tokenizer.json")]))
     args = parser.parse_args()
     different = 0
     for path in args.tokenizer:
