@@ -10,14 +10,18 @@ namespace {
 constexpr int64_t kTileRows = 128;            // more rows of one expert are shared between threads
 constexpr int64_t kPanelBytes = 1024 * 1024;  // of weights per task: larger experts are cut
 
-// Outputs per task so that each thread gets several and none streams more than kPanelBytes.
-int64_t panel_outputs(int64_t outputs, int64_t bytes, size_t tiles, int threads) {
-  const int64_t wanted =
-      (4 * threads + static_cast<int64_t>(tiles) - 1) / static_cast<int64_t>(tiles);
-  const int64_t panels = std::max(wanted, (bytes + kPanelBytes - 1) / kPanelBytes);
+constexpr int64_t kLeastTasks = 16;  // with fewer tiles, experts are cut as well
+
+// Outputs per task so that there are kLeastTasks at least and none streams more than kPanelBytes.
+// The thread count has no part in it: sgemm's bits depend on where a product is cut.
+int64_t panel_outputs(int64_t outputs, int64_t bytes, size_t tiles) {
+  const int64_t count = static_cast<int64_t>(tiles);
+  const int64_t panels =
+      std::max((kLeastTasks + count - 1) / count, (bytes + kPanelBytes - 1) / kPanelBytes);
   const int64_t each = (outputs + panels - 1) / panels;
+  // Whole blocks of packed columns, two at least.
   return std::max<int64_t>(2, (each + cpu::kPackedBlock - 1) / cpu::kPackedBlock) *
-         cpu::kPackedBlock;  // whole blocks, two at least
+         cpu::kPackedBlock;
 }
 
 struct Runner {
@@ -85,8 +89,8 @@ void run_tiles(std::span<const SimpleExpert> experts, std::span<const ExpertTile
   const auto scratch_of = [&](int worker) {
     return buffers.worker_scratch[static_cast<size_t>(worker)].data();
   };
-  const int64_t inner_panel = panel_outputs(inter, 2 * matrix_bytes, tiles.size(), pool.size());
-  const int64_t outer_panel = panel_outputs(hidden, matrix_bytes, tiles.size(), pool.size());
+  const int64_t inner_panel = panel_outputs(inter, 2 * matrix_bytes, tiles.size());
+  const int64_t outer_panel = panel_outputs(hidden, matrix_bytes, tiles.size());
   if (inner_panel >= inter && outer_panel >= hidden) {  // small experts, many tiles: one region
     pool.run(static_cast<int>(tiles.size()), [&](int task, int worker) {
       const ExpertTile& tile = tiles[static_cast<size_t>(task)];

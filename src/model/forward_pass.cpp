@@ -12,6 +12,11 @@ namespace thermoe {
 namespace {
 
 constexpr int64_t kDenseTileRows = 128;
+// Weights of one task of a product: few rows stream them (16 rows take about 4 us of a core), many
+// rows want a panel that fills the L2 cache once widened, as sgemm packs the rows anew per panel.
+constexpr int64_t kFewRowsTask = 16 * 1024;
+constexpr int64_t kManyRowsTask = 64 * 1024;
+constexpr int64_t kGemmTileRows = 256;
 
 }  // namespace
 
@@ -120,30 +125,31 @@ cpu::PackedRows ForwardPass::packed(ConstMatrix rows, DType dtype) {
   return {to.data, to.stride, rows.rows};
 }
 
-// All products in one region, cut into panels of outputs, several per thread.
+// All products in one region, cut by outputs, and by rows where those go to sgemm. The thread count
+// has no part in it: sgemm's bits depend on where a product is cut.
 void ForwardPass::multiply(const cpu::PackedRows& rows, std::span<const Product> products) {
-  int64_t outputs = 0;
-  size_t scratch = 0;
-  for (const Product& product : products) {
-    outputs += product.weight->rows;
-    scratch =
-        std::max(scratch, cpu::multiply_scratch_floats(rows.count, product.weight->cols, false));
-  }
-  const int64_t work = outputs * rows.count * products.front().weight->cols;
-  const int64_t share = work <= kTaskProducts ? outputs : outputs / (6 * pool_.size());
-  const int64_t panel = std::max<int64_t>(32, (share + 31) / 32 * 32);
-  int tasks = 0;
-  for (const Product& product : products)
-    tasks += static_cast<int>((product.weight->rows + panel - 1) / panel);
-  pool_.run(tasks, [&](int task, int worker) {
-    int64_t first = task * panel;
-    size_t which = 0;
-    for (; first >= (products[which].weight->rows + panel - 1) / panel * panel; ++which)
-      first -= (products[which].weight->rows + panel - 1) / panel * panel;
-    const Product& product = products[which];
-    cpu::multiply(rows, *product.weight, first, std::min(panel, product.weight->rows - first),
-                  product.out.data, product.out.stride, product.accumulate,
-                  worker_scratch(worker, scratch).data());
+  const bool few = rows.count < cpu::kGemmRows;
+  const int64_t cols = products.front().weight->cols;
+  const int64_t wanted = (few ? kFewRowsTask : kManyRowsTask) / cols;
+  const int64_t panel = std::max<int64_t>(32, wanted / 32 * 32);
+  const int64_t parts = few ? 1 : (rows.count + kGemmTileRows - 1) / kGemmTileRows;
+  const auto panels = [&](const Product& product) {
+    return (product.weight->rows + panel - 1) / panel;
+  };
+  int64_t tasks = 0;
+  for (const Product& product : products) tasks += panels(product);
+  const size_t scratch =
+      cpu::multiply_scratch_floats(few ? rows.count : kGemmTileRows, cols, false);
+  pool_.run(static_cast<int>(tasks * parts), [&](int task, int worker) {
+    int64_t which = task / parts;
+    const Product* product = products.data();
+    for (; which >= panels(*product); ++product) which -= panels(*product);
+    const int64_t part = task % parts, begin = rows.count * part / parts;
+    const int64_t count = rows.count * (part + 1) / parts - begin;
+    const int64_t first = which * panel;
+    cpu::multiply(rows.slice(begin, count), *product->weight, first,
+                  std::min(panel, product->weight->rows - first), product->out.row(begin),
+                  product->out.stride, product->accumulate, worker_scratch(worker, scratch).data());
   });
 }
 

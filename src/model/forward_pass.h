@@ -34,7 +34,7 @@ class ForwardPass {
   void logits(const TransformerWeights& weights, std::span<const int32_t> rows, Matrix out);
 
  private:
-  // One weight to multiply the packed rows with.
+  // One weight to multiply the packed rows with; those of one call have the same columns.
   struct Product {
     const WeightView* weight;
     Matrix out;

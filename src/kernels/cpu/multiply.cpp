@@ -32,8 +32,13 @@ void multiply(const PackedRows& x, const WeightView& w, int64_t first, int64_t c
               int64_t y_stride, bool accumulate, float* scratch) {
   if (x.count < kGemmRows) {
     linear(x, w, first, count, y, y_stride, accumulate);
-    return;
+  } else {
+    widen_and_gemm(x, w, first, count, y, y_stride, accumulate, scratch);
   }
+}
+
+void widen_and_gemm(const PackedRows& x, const WeightView& w, int64_t first, int64_t count,
+                    float* y, int64_t y_stride, bool accumulate, float* scratch) {
   use_single_threaded_blas();
   const int64_t padded = padded_cols(w.cols);
   const float* rows = x.data;

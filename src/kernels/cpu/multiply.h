@@ -20,10 +20,14 @@ constexpr int64_t kGemmRows = 48;  // the crossover of the table above
 // `gathered`: the rows come with ids.
 size_t multiply_scratch_floats(int64_t rows, int64_t cols, bool gathered);
 
-// As linear(). The first call sets OpenBLAS's thread count to one for the process (version 0.3.21
-// has no per-thread setting): the callers' own threads split the work.
+// As linear(): by linear() itself below kGemmRows rows, else by widen_and_gemm().
 void multiply(const PackedRows& x, const WeightView& w, int64_t first, int64_t count, float* y,
               int64_t y_stride, bool accumulate, float* scratch);
+
+// As linear(), through sgemm. The first call sets OpenBLAS's thread count to one for the process
+// (version 0.3.21 has no per-thread setting): the callers' own threads split the work.
+void widen_and_gemm(const PackedRows& x, const WeightView& w, int64_t first, int64_t count,
+                    float* y, int64_t y_stride, bool accumulate, float* scratch);
 
 // OpenBLAS to one thread per call, once; for programs that call it beside multiply().
 void use_single_threaded_blas();
