@@ -22,10 +22,10 @@ struct MatrixView {
   MatrixView(T* data_in, int64_t rows_in, int64_t cols_in, int64_t stride_in)
       : data(data_in), rows(rows_in), cols(cols_in), stride(stride_in) {}
 
-  // A mutable view reads as a constant one.
+  // A mutable view reads as a constant one: meant to be implicit.
   template <typename U>
   requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-      MatrixView(const MatrixView<U>& other)
+      MatrixView(const MatrixView<U>& other)  // NOLINT(google-explicit-constructor)
       : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
 
   T* row(int64_t r) const { return data + r * stride; }
