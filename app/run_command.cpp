@@ -21,7 +21,7 @@ namespace thermoe::app {
 namespace {
 
 // A target this far above what plain top-k needs on a cool, uncapped device.
-constexpr double kTargetSlack = 1.05;
+constexpr double kTargetSlack = 1.10;
 // The loop keeps the die this far below the device's own slowdown.
 constexpr double kTemperatureMargin_c = 1.0;
 // Replayed telemetry: one decode step of the default shape on an H100 takes about this long.
@@ -259,7 +259,7 @@ void add_hardware_options(CLI::App& command, RunOptions& options) {
       ->capture_default_str();
   command
       .add_option("--latency-target-us", options.latency_target_us,
-                  "of one MoE layer of the cost shape; default: 1.05 of top-k's on a cool device")
+                  "of one MoE layer of the cost shape; default: 1.10 of top-k's on a cool device")
       ->check(CLI::PositiveNumber);
   command
       .add_option("--max-open-price", options.max_open_price,

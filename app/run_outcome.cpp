@@ -58,6 +58,20 @@ nlohmann::ordered_json phase_json(const PhaseRecord& phase, const PhaseLoss* los
   return json;
 }
 
+nlohmann::ordered_json samples_json(const RunRecord& record) {
+  nlohmann::ordered_json json;
+  for (const Sample& sample : record.samples) {
+    json["time_s"].push_back(sample.time_s);
+    json["power_w"].push_back(sample.power_w);
+    json["temperature_c"].push_back(sample.temperature_c);
+    json["sm_clock_mhz"].push_back(sample.clock_mhz);
+    json["open_price"].push_back(sample.open_price);
+    json["distinct_experts"].push_back(sample.distinct_experts);
+    json["tokens_per_s"].push_back(sample.tokens_per_s);
+  }
+  return json;
+}
+
 PlotSeries series_of(const RunRecord& record, const char* colour, double Sample::*quantity,
                      double scale) {
   PlotSeries series{colour, {}, {}};
@@ -128,6 +142,8 @@ nlohmann::ordered_json to_json(const RunOutcome& outcome) {
                              {"prompt", sample.prompt},
                              {"topk", sample.top_k},
                              {"thermoe", sample.thermoe}});
+  json["samples"] = {{"topk", samples_json(outcome.top_k)},
+                     {"thermoe", samples_json(outcome.thermoe)}};
   json["wall_s"] = outcome.wall_s;
   return json;
 }

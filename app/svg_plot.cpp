@@ -17,11 +17,11 @@ struct Range {
   double span() const { return high - low; }
 };
 
-// A round step that divides the span into about three.
+// A round step that puts two to four ticks into the span.
 double tick_step(double span) {
-  const double raw = span / 3;
+  const double raw = span / 4;
   const double power = std::pow(10.0, std::floor(std::log10(raw)));
-  for (const double factor : {1.0, 2.0, 5.0})
+  for (const double factor : {1.0, 2.0, 2.5, 5.0})
     if (factor * power >= raw) return factor * power;
   return 10 * power;
 }

@@ -1,0 +1,123 @@
+// The program as a person meets it: exit status, one line of error, JSON on standard output.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "nano.h"
+
+namespace thermoe::app {
+namespace {
+
+struct Outcome {
+  int status = -1;
+  std::string out, error;
+};
+
+Outcome run(const std::string& arguments) {
+  const ScratchFile errors("stderr");
+  const std::string command = std::string("THERMOE_HOME='") + THERMOE_SOURCE_DIR + "' '" +
+                              THERMOE_PROGRAM + "' " + arguments + " 2>'" + errors.path() +
+                              "' </dev/null";
+  Outcome outcome;
+  FILE* pipe = popen(command.c_str(), "r");
+  std::array<char, 4096> buffer;
+  for (size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    outcome.out.append(buffer.data(), n);
+  outcome.status = WEXITSTATUS(pclose(pipe));
+  std::ifstream file(errors.path());
+  outcome.error.assign(std::istreambuf_iterator<char>(file), {});
+  return outcome;
+}
+
+// Bad input ends in one line that names the culprit, and exit status 2.
+void expect_refusal(const std::string& arguments, const std::string& named) {
+  const Outcome outcome = run(arguments);
+  EXPECT_EQ(outcome.status, 2) << arguments << "\n" << outcome.error;
+  EXPECT_EQ(std::count(outcome.error.begin(), outcome.error.end(), '\n'), 1) << outcome.error;
+  EXPECT_NE(outcome.error.find(named), std::string::npos) << outcome.error;
+  EXPECT_EQ(outcome.out, "");
+}
+
+std::string wiki() { return std::string(THERMOE_SOURCE_DIR) + "/data/text/wikitext103-valid.txt"; }
+
+TEST(Cli, EvalPrintsEveryPromisedKey) {
+  const Outcome outcome = run("eval --text " + wiki() +
+                              " --policy adaptive --open-price 0.05 --batch 4 --context 64 "
+                              "--max-windows 8 --json -");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_EQ(outcome.error, "");
+  const auto json = nlohmann::json::parse(outcome.out);
+  for (const char* key :
+       {"tokens", "cross_entropy_nats", "perplexity", "bits_per_byte", "distinct_experts_mean",
+        "expert_bytes_frac", "gate_mass_frac", "predicted_latency_us", "predicted_energy_mj",
+        "certificate_gap_frac_median", "certificate_gap_frac_max", "wall_s"})
+    EXPECT_TRUE(json.at(key).is_number()) << key;
+  EXPECT_EQ(json["tokens"], 8 * 64);
+  EXPECT_LT(json["expert_bytes_frac"], 1.0);
+}
+
+TEST(Cli, EvalPrintsATable) {
+  const Outcome outcome =
+      run("eval --text " + wiki() + " --policy topk --context 32 --max-windows 16");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_NE(outcome.out.find("cross-entropy"), std::string::npos);
+}
+
+TEST(Cli, DoctorSaysWhatIsMissing) {
+  const Outcome outcome = run("doctor");
+  EXPECT_EQ(outcome.status, 0);
+  for (const char* subject : {"CPU", "CUDA", "NVML", "profiles", "model"})
+    EXPECT_NE(outcome.out.find(subject), std::string::npos) << subject;
+  const auto json = nlohmann::json::parse(run("doctor --json -").out);
+  EXPECT_GE(json.at("findings").size(), 5u);
+}
+
+TEST(Cli, RunWritesItsReports) {
+  const ScratchFile scenario("short.json",
+                             R"({"schema":"thermoe-scenario-1","name":"short","phases":[
+    {"name":"cool","duration_s":1},{"name":"cap","duration_s":2,"power_cap_w":450}]})");
+  const ScratchFile report("report.html"), plot("plot.svg");
+  const Outcome outcome =
+      run("run --telemetry twin --scenario " + scenario.path() + " --report " + report.path() +
+          " --plot " + plot.path() + " --loss-windows 16 --prompt 'Once upon a time' --json -");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_EQ(outcome.error, "");  // no progress where nobody watches
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["identity"]["different"], 0);
+  EXPECT_GT(json["identity"]["relaxed_tokens"], 0);
+  EXPECT_EQ(json["phases"]["thermoe"][0]["loss_nats"], 0.0);
+  EXPECT_EQ(json["texts"][0]["prompt"], "Once upon a time");
+  EXPECT_GT(std::filesystem::file_size(report.path()), 5000u);
+  EXPECT_GT(std::filesystem::file_size(plot.path()), 1000u);
+}
+
+TEST(Cli, BadInputIsOneLineAndStatusTwo) {
+  expect_refusal("eval --text /nonexistent.txt", "/nonexistent.txt");
+  expect_refusal("eval --model /nonexistent --text " + wiki(), "/nonexistent");
+  expect_refusal("eval --policy best --text " + wiki(), "best");
+  expect_refusal("eval --cost-shape huge --text " + wiki(), "huge");
+  expect_refusal("eval --profile " + wiki() + " --text " + wiki(), "wikitext103-valid.txt");
+  expect_refusal("eval --context 1000000 --text " + wiki(), "wikitext103-valid.txt");
+  expect_refusal("eval --batch 4096 --text " + wiki(), "--batch");
+  expect_refusal("run --telemetry sundial", "sundial");
+  expect_refusal("run --telemetry replay:/nonexistent.csv", "/nonexistent.csv");
+  expect_refusal("run --scenario /nonexistent.json", "/nonexistent.json");
+}
+
+TEST(Cli, UsageErrorsAreStatusTwo) {
+  EXPECT_EQ(run("").status, 2);
+  EXPECT_EQ(run("eval").status, 2);
+  EXPECT_EQ(run("eval --text a --open-price -1").status, 2);
+  EXPECT_EQ(run("dance").status, 2);
+  EXPECT_EQ(run("--help").status, 0);
+  EXPECT_EQ(run("run --help").status, 0);
+}
+
+}  // namespace
+}  // namespace thermoe::app
