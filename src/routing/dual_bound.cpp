@@ -58,11 +58,13 @@ double DualBound::evaluate(const FixedProgram& program) {
 // d bound / d theta[t] = k - (number of paying experts that token t would take at theta).
 double DualBound::slope_norm_squared(const FixedProgram& program) {
   const size_t experts = static_cast<size_t>(program.experts);
+  const double* surplus = surplus_.data();
   double norm_squared = 0;
   for (size_t t = 0; t < theta_.size(); ++t) {
     const double* value = value_.data() + t * experts;
+    const double theta = theta_[t];
     int taken = 0;
-    for (size_t e = 0; e < experts; ++e) taken += (surplus_[e] > 0.0) & (value[e] > theta_[t]);
+    for (size_t e = 0; e < experts; ++e) taken += surplus[e] > 0.0 && value[e] > theta;
     slope_[t] = program.k - taken;
     norm_squared += slope_[t] * slope_[t];
   }
