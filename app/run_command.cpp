@@ -134,7 +134,7 @@ RunOutcome run_scenario(const RunOptions& options, Engine& engine, Decoder& deco
   const Scenario scenario =
       read_scenario(options.scenario.empty() ? shipped("data/scenarios/heat-wave.json")
                                              : std::filesystem::path(options.scenario));
-  const TwinParameters twin = read_twin_parameters(shipped("data/profiles/h100-sxm-power.json"));
+  const TwinParameters& twin = engine.cost.power();
   LossMeter loss(engine, options);
 
   RunOutcome outcome;

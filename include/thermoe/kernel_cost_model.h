@@ -10,6 +10,8 @@
 
 namespace thermoe {
 
+struct TwinParameters;  // digital_twin.h
+
 // A published model's MoE shape, and what is needed to charge its whole decode step.
 struct CostShape {
   std::string name;  // "qwen3-30b-a3b"
@@ -71,7 +73,8 @@ class KernelCostModel {
   KernelCostModel(KernelCostModel&&) noexcept;
 
   const CostShape& shape() const;
-  const std::string& device() const;  // as in the profile
+  const std::string& device() const;    // as in the profile
+  const TwinParameters& power() const;  // of that device, from the file that the profile names
   // The experts of one MoE layer, permutation and combine included (the gate is in dense_step).
   // With a state, at its SM clock and temperature; without, at the clock of the measurement.
   // Nondecreasing in each component of `work`; fewer assignments than distinct experts count as one

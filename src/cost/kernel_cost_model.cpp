@@ -116,6 +116,7 @@ KernelCostModel::~KernelCostModel() = default;
 KernelCostModel::KernelCostModel(KernelCostModel&&) noexcept = default;
 
 const CostShape& KernelCostModel::shape() const { return impl_->shape; }
+const TwinParameters& KernelCostModel::power() const { return impl_->power; }
 const std::string& KernelCostModel::device() const { return impl_->profile.device; }
 
 CostEstimate KernelCostModel::moe_layer(const MoeWork& work_in, const HardwareState* state) const {
