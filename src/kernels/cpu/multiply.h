@@ -2,8 +2,8 @@
 //
 // Few rows run through linear() (weights widened in registers). From kGemmRows rows on, panels of
 // the weights are widened to f32 in scratch that stays in the L2 cache and handed to OpenBLAS's
-// sgemm, one call per panel. Measured on one core of a Zen 3 EPYC (bf16, best of 60, GFLOP/s,
-// linear / widen + sgemm; a 1024^3 sgemm runs at 88):
+// sgemm, one call per panel. Measured on one core of a shared Zen 3 EPYC (bf16, best of 60,
+// GFLOP/s, linear / widen + sgemm; a 1024^3 sgemm runs at 88):
 //     N x K        M = 4        16        32        64       512
 //     256 x 256    69 / 22   52 / 51   71 / 65   68 / 76   46 / 88
 //     512 x 512    66 / 23   73 / 51   72 / 65   71 / 75   49 / 84
