@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "nano.h"
@@ -108,6 +109,60 @@ TEST(Cli, BadInputIsOneLineAndStatusTwo) {
   expect_refusal("run --telemetry sundial", "sundial");
   expect_refusal("run --telemetry replay:/nonexistent.csv", "/nonexistent.csv");
   expect_refusal("run --scenario /nonexistent.json", "/nonexistent.json");
+}
+
+// A copy of nano whose first shard `damage` changes.
+class DamagedModel {
+ public:
+  template <typename Damage>
+  explicit DamagedModel(Damage damage)
+      : path_(std::filesystem::temp_directory_path() /
+              ("thermoe-model-" + std::to_string(::getpid()))) {
+    std::filesystem::copy(std::string(THERMOE_SOURCE_DIR) + "/models/nano", path_);
+    damage(path_ / "model-00001-of-00002.safetensors");
+  }
+  ~DamagedModel() { std::filesystem::remove_all(path_); }
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+TEST(Cli, DamagedCheckpointsAreNamed) {
+  const std::string shard = "model-00001-of-00002.safetensors";
+  {
+    const DamagedModel model([](const auto& file) { std::filesystem::resize_file(file, 5000000); });
+    expect_refusal("eval --model " + model.path() + " --text " + wiki(), shard);
+  }
+  {
+    const DamagedModel model([](const auto& file) { std::filesystem::remove(file); });
+    expect_refusal("eval --model " + model.path() + " --text " + wiki(), shard);
+  }
+  {
+    // The last two bytes are a bf16 weight: 0x7FC0 is a NaN.
+    const DamagedModel model([](const auto& file) {
+      std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+      stream.seekp(-2, std::ios::end);
+      stream.write("\xC0\x7F", 2);
+    });
+    expect_refusal("eval --model " + model.path() + " --text " + wiki(), "holds a NaN");
+  }
+}
+
+TEST(Cli, AProfileForAnotherShapeIsRefused) {
+  // The shipped profile with every shape's width changed covers no shape known by name.
+  const std::string profiles = std::string(THERMOE_SOURCE_DIR) + "/data/profiles/";
+  std::ifstream file(profiles + "h100-sxm-bf16.json");
+  auto json = nlohmann::json::parse(file);
+  for (auto& shape : json["shapes"]) shape["expert_inter_size"] = 11;
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("thermoe-profiles-" + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  std::ofstream(folder / "other.json") << json.dump();
+  std::filesystem::copy(profiles + "h100-sxm-power.json", folder);
+  expect_refusal("eval --profile " + (folder / "other.json").string() + " --text " + wiki(),
+                 "qwen3-30b-a3b");
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Cli, UsageErrorsAreStatusTwo) {
