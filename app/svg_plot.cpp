@@ -31,8 +31,8 @@ Range y_range(const PlotPanel& panel) {
   for (const PlotSeries& series : panel.series)
     for (const double y : series.y) low = std::min(low, y), high = std::max(high, y);
   if (!(low <= high)) return {};
-  // A quantity that stays in the upper part of its range is not drawn from zero.
-  if (low > 0 && low < 0.6 * high) low = 0;
+  // A quantity that stays in the upper half of its range is not drawn from zero.
+  if (low > 0 && low < 0.5 * high) low = 0;
   const double margin = high > low ? 0.06 * (high - low) : std::max(std::abs(high), 1e-3) * 0.5;
   return {low == 0 ? 0 : low - margin, high + margin};
 }
