@@ -291,7 +291,10 @@ void add_run_command(CLI::App& program) {
   add_hardware_options(*command, *options);
   command->add_option("--loss-text", options->loss_text,
                       "held-out text for the loss; default: WikiText-103 validation");
-  command->add_option("--loss-windows", options->loss_windows, "windows of 512 tokens for the loss")
+  command->add_option("--loss-windows", options->loss_windows, "windows of text for the loss")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--loss-context", options->loss_context, "tokens of a window")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--report", options->report, "HTML report's file; empty: none")

@@ -82,11 +82,12 @@ TEST(Cli, DoctorSaysWhatIsMissing) {
 TEST(Cli, RunWritesItsReports) {
   const ScratchFile scenario("short.json",
                              R"({"schema":"thermoe-scenario-1","name":"short","phases":[
-    {"name":"cool","duration_s":1},{"name":"cap","duration_s":2,"power_cap_w":450}]})");
+    {"name":"cool","duration_s":1},{"name":"cap","duration_s":1,"power_cap_w":450}]})");
   const ScratchFile report("report.html"), plot("plot.svg");
   const Outcome outcome =
       run("run --telemetry twin --scenario " + scenario.path() + " --report " + report.path() +
-          " --plot " + plot.path() + " --loss-windows 16 --prompt 'Once upon a time' --json -");
+          " --plot " + plot.path() +
+          " --loss-windows 16 --loss-context 64 --prompt 'Once upon a time' --json -");
   ASSERT_EQ(outcome.status, 0) << outcome.error;
   EXPECT_EQ(outcome.error, "");  // no progress where nobody watches
   const auto json = nlohmann::json::parse(outcome.out);

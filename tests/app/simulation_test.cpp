@@ -38,7 +38,7 @@ class SimulationTest : public ::testing::Test {
 };
 
 TEST_F(SimulationTest, UnderNoLimitThermoeIsTopK) {
-  const Scenario scenario{"calm", {{"cool", 3.0, {}, {}}}};
+  const Scenario scenario{"calm", {{"cool", 1.5, {}, {}}}};
   const RunRecord plain = run(scenario, false), adaptive = run(scenario, true);
   const IdentityCheck check = check_identity(plain, adaptive);
   EXPECT_EQ(check.different, 0);
@@ -49,7 +49,8 @@ TEST_F(SimulationTest, UnderNoLimitThermoeIsTopK) {
 }
 
 TEST_F(SimulationTest, UnderACapThermoeReadsFewerExpertsAndKeepsItsPace) {
-  const Scenario scenario{"capped", {{"cool", 2.0, {}, {}}, {"cap", 8.0, 450.0, {}}}};
+  // The loop settles in the first phase and is judged in the second.
+  const Scenario scenario{"capped", {{"cap", 4.5, 450.0, {}}, {"settled", 1.5, 450.0, {}}}};
   const RunRecord plain = run(scenario, false), adaptive = run(scenario, true);
   EXPECT_EQ(check_identity(plain, adaptive).different, 0);
   const PhaseRecord &top_k = plain.phases[1], &thermoe = adaptive.phases[1];
@@ -61,7 +62,7 @@ TEST_F(SimulationTest, UnderACapThermoeReadsFewerExpertsAndKeepsItsPace) {
 }
 
 TEST_F(SimulationTest, IsDeterministic) {
-  const Scenario scenario{"capped", {{"cap", 1.5, 450.0, {}}}};
+  const Scenario scenario{"capped", {{"cap", 1.0, 450.0, {}}}};
   const RunRecord one = run(scenario, true), two = run(scenario, true);
   ASSERT_EQ(one.rounds.size(), two.rounds.size());
   for (size_t r = 0; r < one.rounds.size(); ++r)
@@ -70,7 +71,7 @@ TEST_F(SimulationTest, IsDeterministic) {
 }
 
 TEST_F(SimulationTest, PhasesAddUpToTheSamples) {
-  const Scenario scenario{"two", {{"a", 1.5, {}, {}}, {"b", 1.5, 450.0, {}}}};
+  const Scenario scenario{"two", {{"a", 1.0, {}, {}}, {"b", 1.0, 450.0, {}}}};
   const RunRecord record = run(scenario, true);
   ASSERT_EQ(record.phases.size(), 2u);
   EXPECT_NEAR(record.phases[1].start_s, record.phases[0].duration_s, 1e-9);
@@ -83,14 +84,14 @@ TEST_F(SimulationTest, PhasesAddUpToTheSamples) {
 TEST_F(SimulationTest, ReplayedHeatRaisesThePrice) {
   const std::string trace = std::string(THERMOE_SOURCE_DIR) + "/data/telemetry/h100-sxm-700w.csv";
   LiveSettings settings;
-  settings.duration_s = 5;  // of 0.05 s ticks: 15 s of trace, 3 idle, then at the 700 W cap
+  settings.duration_s = 2;  // of 0.05 s ticks: 12 s of trace, 3 idle, then at the 700 W cap
   settings.virtual_step_s = 0.02;
   settings.power_cap_w = 600;
-  const LiveOutcome hot = run_live(engine_, decoder_, open_replay_source(trace, 0.15), settings);
+  const LiveOutcome hot = run_live(engine_, decoder_, open_replay_source(trace, 0.3), settings);
   EXPECT_GT(hot.open_price_peak, 0.0);
   EXPECT_GT(hot.power_peak_w.value_or(0), 650.0);
   settings.power_cap_w = 900;
-  const LiveOutcome calm = run_live(engine_, decoder_, open_replay_source(trace, 0.15), settings);
+  const LiveOutcome calm = run_live(engine_, decoder_, open_replay_source(trace, 0.3), settings);
   EXPECT_EQ(calm.open_price_peak, 0.0);
   EXPECT_LT(hot.distinct_experts_mean, calm.distinct_experts_mean);
 }
