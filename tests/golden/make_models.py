@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Golden models: small random configurations of each family, with transformers' logits.
 
-    make_models.py OUT          write them to OUT (the committed ones: tests/golden/models)
-    make_models.py --check DIR  make them afresh and compare with DIR; exit status 1 where they differ
+    make_models.py [DIR]          write them to DIR (default: the committed ones, tests/golden/models)
+    make_models.py --check [DIR]  make them afresh and compare with DIR; exit status 1 where they differ
 
 Each model is a directory as save_pretrained writes it, and beside the weights
 
@@ -197,7 +197,8 @@ def differences(fresh, committed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare DIR with models made afresh")
-    parser.add_argument("directory", type=pathlib.Path)
+    committed = pathlib.Path(__file__).resolve().parent / "models"
+    parser.add_argument("directory", type=pathlib.Path, nargs="?", default=committed)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.check:
