@@ -13,8 +13,8 @@
 namespace thermoe::app {
 namespace {
 
-constexpr double kTick_s = 0.05;
-constexpr double kTemperatureMargin_c = 2.0;  // below the device's own limit
+constexpr double kTickS = 0.05;
+constexpr double kTemperatureMarginC = 2.0;  // below the device's own limit
 
 using Clock = std::chrono::steady_clock;
 
@@ -23,7 +23,7 @@ GovernorLimits limits_for(const LiveSettings& settings, const HardwareState& sta
   limits.power_cap_w = settings.power_cap_w ? settings.power_cap_w : state.power_limit_w;
   limits.temperature_cap_c = settings.temperature_cap_c;
   if (!limits.temperature_cap_c && state.temperature_limit_c)
-    limits.temperature_cap_c = *state.temperature_limit_c - kTemperatureMargin_c;
+    limits.temperature_cap_c = *state.temperature_limit_c - kTemperatureMarginC;
   limits.max_open_price = settings.max_open_price;
   return limits;
 }
@@ -86,7 +86,7 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
       ++steps;
       now_s = virtual_time ? static_cast<double>(steps) * *settings.virtual_step_s
                            : std::chrono::duration<double>(Clock::now() - start).count();
-      if (now_s - tick_s < kTick_s) continue;
+      if (now_s - tick_s < kTickS) continue;
       state = virtual_time ? monitor.poll() : monitor.state();
       governor.update(state, std::nullopt, now_s - tick_s);
       std::fill(prices.begin(), prices.end(), governor.prices(surrogate, config.experts));

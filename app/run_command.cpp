@@ -23,9 +23,9 @@ namespace {
 // A target this far above what plain top-k needs on a cool, uncapped device.
 constexpr double kTargetSlack = 1.10;
 // The loop keeps the die this far below the device's own slowdown.
-constexpr double kTemperatureMargin_c = 1.0;
+constexpr double kTemperatureMarginC = 1.0;
 // Replayed telemetry: one decode step of the default shape on an H100 takes about this long.
-constexpr double kReplayStep_s = 0.02;
+constexpr double kReplayStepS = 0.02;
 
 struct RunOptions {
   EngineOptions engine;
@@ -158,7 +158,7 @@ RunOutcome run_scenario(const RunOptions& options, Engine& engine, Decoder& deco
       1e-6 * (nominal.dense_latency_us + settings.latency_target_us * engine.cost.shape().layers);
   settings.temperature_cap_c = options.temperature_cap_c > 0
                                    ? options.temperature_cap_c
-                                   : twin.slowdown_c - kTemperatureMargin_c;
+                                   : twin.slowdown_c - kTemperatureMarginC;
   settings.max_open_price = options.max_open_price;
   outcome.latency_target_us = settings.latency_target_us;
   outcome.period_s = settings.period_s;
@@ -193,7 +193,7 @@ std::unique_ptr<TelemetrySource> live_source(const std::string& telemetry) {
   if (telemetry == "auto") return count_nvml_devices() > 0 ? open_nvml_source() : nullptr;
   if (telemetry == "nvml") return open_nvml_source();
   if (telemetry.starts_with("replay:"))
-    return open_replay_source(telemetry.substr(7), kReplayStep_s);
+    return open_replay_source(telemetry.substr(7), kReplayStepS);
   throw InvalidArgument(
       fmt::format("unknown telemetry '{}': known are auto, twin, nvml and replay:FILE", telemetry));
 }
@@ -220,7 +220,7 @@ void run(const RunOptions& options) {
     if (options.power_cap_w > 0) live.power_cap_w = options.power_cap_w;
     if (options.temperature_cap_c > 0) live.temperature_cap_c = options.temperature_cap_c;
     live.max_open_price = options.max_open_price;
-    if (source->device().simulated) live.virtual_step_s = kReplayStep_s;
+    if (source->device().simulated) live.virtual_step_s = kReplayStepS;
     const LiveOutcome outcome = run_live(engine, decoder, std::move(source), live);
     if (!quiet) fmt::print("\n{}", to_table(outcome));
     json["live"] = to_json(outcome);

@@ -15,7 +15,7 @@ constexpr int kNominalSteps = 64;  // enough for a mean within a percent
 // most steps meet it, not half of them.
 constexpr double kAim = 0.96;
 // The governor sees latency low-passed over this: a tick holds two or three steps only.
-constexpr double kLatencyFilter_s = 0.5;
+constexpr double kLatencyFilterS = 0.5;
 
 double open_price_of(const ExpertPrices& prices) {
   return prices.open.empty() ? 0.0 : *std::max_element(prices.open.begin(), prices.open.end());
@@ -149,7 +149,7 @@ struct Simulation::Loop {
       const double latency_us = layer_latency_us / static_cast<double>(steps);
       const double before_us = filtered_latency_us.value_or(latency_us);
       filtered_latency_us =
-          before_us + (latency_us - before_us) * std::min(1.0, dt_s / kLatencyFilter_s);
+          before_us + (latency_us - before_us) * std::min(1.0, dt_s / kLatencyFilterS);
     }
     if (adaptive) {
       governor.update(state, steps > 0 ? filtered_latency_us : std::nullopt, dt_s);

@@ -226,8 +226,8 @@ TwinStep DigitalTwin::idle(double duration_s) { return advance({}, duration_s); 
 
 HardwareState DigitalTwin::state() const {
   const State& s = *state_;
-  const double since_s =
-      s.time_s - static_cast<double>(s.ticks / EnergyHistory::kTicks) * EnergyHistory::kEveryS;
+  const int64_t entries = s.ticks / EnergyHistory::kTicks;  // whole ones: the division rounds down
+  const double since_s = s.time_s - static_cast<double>(entries) * EnergyHistory::kEveryS;
   HardwareState h;
   h.time_s = s.time_s;
   h.present = true;

@@ -86,7 +86,7 @@ void ForwardPass::order_by_sequence() {
   constexpr int64_t kTaskRows = 16;
   const auto sequences = batch_.sequences;
   const int most = sequences.empty() ? -1 : *std::max_element(sequences.begin(), sequences.end());
-  starts_.assign(static_cast<size_t>(most + 2), 0);
+  starts_.assign(static_cast<size_t>(most + int64_t{2}), 0);
   for (int32_t s : sequences) ++starts_[static_cast<size_t>(s) + 1];
   std::partial_sum(starts_.begin(), starts_.end(), starts_.begin());
   order_.resize(sequences.size());

@@ -29,7 +29,7 @@ void replace_in(std::string& text, std::string_view pattern, std::string_view co
   text = out.append(text, done);
 }
 
-Tokens apply(const ByteLevelDecode&, Tokens tokens) {
+Tokens apply_step(const ByteLevelDecode&, const Tokens& tokens) {
   std::string bytes;
   for (const std::string& token : tokens) bytes += bytes_of_spelling(token).value_or(token);
   return {replace_ill_formed(bytes)};
@@ -46,7 +46,7 @@ std::optional<char> fallback_byte(std::string_view token) {
   return static_cast<char>(value);
 }
 
-Tokens apply(const ByteFallbackDecode&, Tokens tokens) {
+Tokens apply_step(const ByteFallbackDecode&, Tokens tokens) {
   Tokens out;
   std::string bytes;
   const auto flush = [&] {
@@ -69,14 +69,14 @@ Tokens apply(const ByteFallbackDecode&, Tokens tokens) {
   return out;
 }
 
-Tokens apply(const FuseDecode&, Tokens tokens) { return {join(tokens)}; }
+Tokens apply_step(const FuseDecode&, const Tokens& tokens) { return {join(tokens)}; }
 
-Tokens apply(const ReplaceDecode& step, Tokens tokens) {
+Tokens apply_step(const ReplaceDecode& step, Tokens tokens) {
   for (std::string& token : tokens) replace_in(token, step.pattern, step.content);
   return tokens;
 }
 
-Tokens apply(const StripDecode& step, Tokens tokens) {
+Tokens apply_step(const StripDecode& step, Tokens tokens) {
   for (std::string& token : tokens) {
     std::string_view rest = token;
     for (size_t i = 0; i < step.start && rest.starts_with(step.content); ++i) {
@@ -90,7 +90,7 @@ Tokens apply(const StripDecode& step, Tokens tokens) {
   return tokens;
 }
 
-Tokens apply(const MetaspaceDecode& step, Tokens tokens) {
+Tokens apply_step(const MetaspaceDecode& step, Tokens tokens) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     replace_in(tokens[i], step.mark, i == 0 && step.drop_first ? "" : " ");
   }
@@ -101,7 +101,8 @@ Tokens apply(const MetaspaceDecode& step, Tokens tokens) {
 
 std::string decode_tokens(std::vector<std::string> tokens, const std::vector<DecoderStep>& steps) {
   for (const DecoderStep& step : steps) {
-    tokens = std::visit([&](const auto& kind) { return apply(kind, std::move(tokens)); }, step);
+    tokens =
+        std::visit([&](const auto& kind) { return apply_step(kind, std::move(tokens)); }, step);
   }
   return join(tokens);
 }

@@ -49,7 +49,7 @@ std::string JsonNode::string() const {
 }
 
 std::string JsonNode::character() const {
-  const std::string text = string();
+  std::string text = string();
   if (text.empty() || utf8_step(text, 0).bytes != text.size()) refuse("is not one character");
   return text;
 }

@@ -21,7 +21,7 @@ void cut_before(std::string_view text, ByteRange range, std::string_view mark,
 AlignedText PreTokenizer::respell(const AlignedText& text) const {
   if (!respelling || text.empty()) return text;
   const std::string& space = respelling->space;
-  const AlignedText spelt = space == " " ? text : replace_all(text, " ", space);
+  AlignedText spelt = space == " " ? text : replace_all(text, " ", space);
   const bool wanted = respelling->prepend == Respelling::Prepend::kAlways ||
                       (respelling->prepend == Respelling::Prepend::kFirst && text.begin() == 0);
   if (!wanted || spelt.view().starts_with(space)) return spelt;
