@@ -27,21 +27,13 @@ Charge::Charge(const KernelCostModel& cost, const ModelConfig& model) : cost_(co
   layers_scale_ = static_cast<double>(cost.shape().layers) / static_cast<double>(sparse_layers);
 }
 
-MoeWork Charge::work(const RoutingPlan& plan, int distinct) const {
+MoeWork Charge::work_of(const RoutingPlan& plan) const {
   MoeWork work;
   work.tokens = plan.tokens;
   work.assignments = pairs_scale_ * plan.tokens * plan.k;
   // No more experts can be read than there are pairs.
-  work.distinct_experts = std::min(experts_scale_ * distinct, work.assignments);
+  work.distinct_experts = std::min(experts_scale_ * plan.report.distinct_experts, work.assignments);
   return work;
-}
-
-MoeWork Charge::work_of(const RoutingPlan& plan) const {
-  return work(plan, plan.report.distinct_experts);
-}
-
-MoeWork Charge::top_k_work_of(const RoutingPlan& plan) const {
-  return work(plan, plan.report.top_k_distinct_experts);
 }
 
 CostSurrogate Charge::surrogate(double tokens) const {

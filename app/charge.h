@@ -16,8 +16,6 @@ class Charge {
   Charge(const KernelCostModel& cost, const ModelConfig& model);
 
   MoeWork work_of(const RoutingPlan& plan) const;
-  // What plain top-k would have read for the same scores.
-  MoeWork top_k_work_of(const RoutingPlan& plan) const;
   CostEstimate layer(const RoutingPlan& plan) const { return cost_.moe_layer(work_of(plan)); }
   // The surrogate in the model's own experts and pairs, at `tokens` tokens: what prices are made
   // of.
@@ -26,8 +24,6 @@ class Charge {
   const KernelCostModel& cost() const { return cost_; }
 
  private:
-  MoeWork work(const RoutingPlan& plan, int distinct) const;
-
   const KernelCostModel& cost_;
   double experts_scale_, pairs_scale_, layers_scale_;
 };

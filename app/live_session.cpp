@@ -8,6 +8,7 @@
 
 #include "policies.h"
 #include "progress.h"
+#include "simulation.h"
 #include "table.h"
 
 namespace thermoe::app {
@@ -90,8 +91,7 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
       state = virtual_time ? monitor.poll() : monitor.state();
       governor.update(state, std::nullopt, now_s - tick_s);
       std::fill(prices.begin(), prices.end(), governor.prices(surrogate, config.experts));
-      totals.add(state, *std::max_element(prices.front().open.begin(), prices.front().open.end()),
-                 outcome);
+      totals.add(state, highest_open_price(prices.front()), outcome);
       tick_s = now_s;
       progress.update(now_s);
     }

@@ -17,15 +17,15 @@ constexpr double kAim = 0.96;
 // The governor sees latency low-passed over this: a tick holds two or three steps only.
 constexpr double kLatencyFilterS = 0.5;
 
-double open_price_of(const ExpertPrices& prices) {
+}  // namespace
+
+double highest_open_price(const ExpertPrices& prices) {
   return prices.open.empty() ? 0.0 : *std::max_element(prices.open.begin(), prices.open.end());
 }
 
-}  // namespace
-
 double PhaseRecord::open_price_mean() const {
   double sum = 0;
-  for (const ExpertPrices& tick : prices) sum += open_price_of(tick);
+  for (const ExpertPrices& tick : prices) sum += highest_open_price(tick);
   return prices.empty() ? 0.0 : sum / static_cast<double>(prices.size());
 }
 
@@ -169,7 +169,7 @@ struct Simulation::Loop {
     sample.power_w = state.power_average_w.value_or(0);
     sample.temperature_c = twin.temperature_c();
     sample.clock_mhz = state.sm_clock_mhz.value_or(0);
-    sample.open_price = open_price_of(prices.front());
+    sample.open_price = highest_open_price(prices.front());
     sample.distinct_experts = steps                    ? distinct / static_cast<double>(steps)
                               : record.samples.empty() ? 0
                                                        : record.samples.back().distinct_experts;

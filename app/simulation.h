@@ -24,6 +24,9 @@ struct SimulationSettings {
   double tick_s = 0.05;  // of the slow loop: 20 Hz, as NVML refreshes
 };
 
+// 0 where there are none.
+double highest_open_price(const ExpertPrices& prices);
+
 // The slow loop's view at one tick.
 struct Sample {
   double time_s = 0, power_w = 0, temperature_c = 0, clock_mhz = 0;
