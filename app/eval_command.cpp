@@ -79,7 +79,8 @@ std::string to_table(const Engine& engine, const EvaluationResult& result) {
 
 void run_eval(const EvalOptions& options) {
   AdaptiveRouterSettings settings;
-  if (options.min_gate_mass_frac > 0) settings.min_gate_mass_frac = options.min_gate_mass_frac;
+  if (options.min_gate_mass_frac > 0)
+    settings.goal = {RoutingGoal::Kind::kLeastCost, options.min_gate_mass_frac};
   const auto policy = make_policy(options.policy, settings);
   Engine engine(options.engine);
   const std::vector<std::filesystem::path> files(options.texts.begin(), options.texts.end());

@@ -127,7 +127,8 @@ void MoeLayer::route(std::span<const RowGroup> groups, RoutingPolicy& policy,
     all.ids.insert(all.ids.end(), plan.ids.begin(), plan.ids.end());
     all.weights.insert(all.weights.end(), plan.weights.begin(), plan.weights.end());
   }
-  pack(all);
+  all.instances = all.ids;
+  pack(all, all.experts);
 }
 
 void MoeLayer::run_experts(ThreadPool& pool) {

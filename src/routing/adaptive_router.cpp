@@ -15,10 +15,10 @@ namespace thermoe {
 namespace {
 
 void check_settings(const AdaptiveRouterSettings& settings) {
-  const auto& least = settings.min_gate_mass_frac;
-  if (least && !(*least >= 0.0 && *least <= 1.0))
-    throw InvalidArgument(
-        fmt::format("min_gate_mass_frac is {}: it must be between 0 and 1", *least));
+  if (settings.goal.kind == RoutingGoal::Kind::kLeastCost &&
+      !(settings.goal.limit >= 0.0 && settings.goal.limit <= 1.0))
+    throw InvalidArgument(fmt::format(
+        "the goal keeps {} of top-k's utility: it must be between 0 and 1", settings.goal.limit));
   if (settings.dual_iterations < 0)
     throw InvalidArgument(
         fmt::format("dual_iterations is {}: it must be 0 or more", settings.dual_iterations));
@@ -75,8 +75,9 @@ struct AdaptiveRouter::Impl {
 
   void solve(const RoutingRequest& request) {
     std::optional<int64_t> least_utility;
-    if (settings.min_gate_mass_frac)
-      least_utility = to_fixed(*settings.min_gate_mass_frac * static_cast<double>(masses.size()));
+    const RoutingGoal goal = request.goal.value_or(settings.goal);
+    if (goal.kind == RoutingGoal::Kind::kLeastCost)
+      least_utility = to_fixed(goal.limit * static_cast<double>(masses.size()));
     build_program(request, masses, /*use_slopes=*/true, program);
     drop_rule.run(program, least_utility);
     if (!least_utility || drop_rule.utility() >= *least_utility) return;
@@ -116,12 +117,14 @@ void AdaptiveRouter::route(const RoutingRequest& request, RoutingPlan& plan) {
   if (request.prices == nullptr || request.prices->zero()) {
     plan.report.distinct_experts = plan.report.top_k_distinct_experts;
     plan.report.objective = plan.report.bound = plan.tokens;
-    pack(plan);
+    plan.instances = plan.ids;
+    pack(plan, plan.experts);
     return;
   }
   impl.solve(request);
   impl.write_plan(request, plan);
-  pack(plan);
+  plan.instances = plan.ids;
+  pack(plan, plan.experts);
   RoutingReport& report = plan.report;
   report.distinct_experts = impl.drop_rule.open_count();
   report.gate_mass_frac = std::min(1.0, from_fixed(impl.drop_rule.utility()) / plan.tokens);

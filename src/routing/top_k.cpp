@@ -56,6 +56,7 @@ void fill_top_k(const RoutingRequest& request, RoutingPlan& plan, std::vector<fl
     masses[t] = top_k_mass(scores, ids, static_cast<int64_t>(t));
     share_weights(scores, ids, masses[t], request.renormalize, {plan.weights.data() + t * k, k});
   }
+  plan.instances = plan.ids;
 }
 
 int count_distinct(const RoutingPlan& plan, std::vector<uint8_t>& seen) {
@@ -67,9 +68,10 @@ int count_distinct(const RoutingPlan& plan, std::vector<uint8_t>& seen) {
 void TopKPolicy::route(const RoutingRequest& request, RoutingPlan& plan) {
   check_request(request);
   fill_top_k(request, plan, masses_);
-  pack(plan);
+  pack(plan, plan.experts);
   plan.report = RoutingReport{};
   plan.report.objective = plan.report.bound = plan.tokens;  // every token keeps its whole mass
+  plan.report.utility = plan.tokens;
   plan.report.distinct_experts = plan.report.top_k_distinct_experts = count_distinct(plan, seen_);
 }
 

@@ -77,7 +77,8 @@ class Fixed : public RoutingPolicy {
     plan.changed.assign(static_cast<size_t>(plan.tokens), 1);
     const bool valid = std::all_of(ids_.begin(), ids_.end(),
                                    [&](int32_t id) { return id >= 0 && id < plan.experts; });
-    if (valid) pack(plan);
+    plan.instances = plan.ids;
+    if (valid) pack(plan, plan.experts);
   }
 
  private:

@@ -160,12 +160,14 @@ TEST(AdaptiveRouter, BudgetBoundsTheLossOfGateMass) {
       for (const float slope : {0.0f, 0.05f}) {
         ExpertPrices prices = ExpertPrices::uniform(64, 10.0f, slope);
         for (size_t e = 0; e < 64; e += 2) prices.slope[e] *= 3.0f;  // slopes that move tokens
-        const RoutingPlan plan = route(batch, 8, prices, {.min_gate_mass_frac = least});
+        const RoutingPlan plan =
+            route(batch, 8, prices, {.goal = {RoutingGoal::Kind::kLeastCost, least}});
         EXPECT_GE(plan.report.gate_mass_frac, least - 1e-6);
         EXPECT_GE(plan.report.gap_frac, 0.0);
       }
     }
-    EXPECT_LT(route(batch, 8, ExpertPrices::uniform(64, 10.0f), {.min_gate_mass_frac = 0.9})
+    EXPECT_LT(route(batch, 8, ExpertPrices::uniform(64, 10.0f),
+                    {.goal = {RoutingGoal::Kind::kLeastCost, 0.9}})
                   .report.distinct_experts,
               route_top_k(batch, 8).report.distinct_experts);
   }
@@ -179,7 +181,7 @@ TEST(AdaptiveRouter, FewExpertsNeverGoBelowK) {
 }
 
 TEST(AdaptiveRouter, RefusesBadSettings) {
-  EXPECT_THROW(AdaptiveRouter({.min_gate_mass_frac = 1.5}), InvalidArgument);
+  EXPECT_THROW(AdaptiveRouter({.goal = {RoutingGoal::Kind::kLeastCost, 1.5}}), InvalidArgument);
   EXPECT_THROW(AdaptiveRouter({.dual_iterations = -1}), InvalidArgument);
 }
 
