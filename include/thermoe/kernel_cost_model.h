@@ -60,6 +60,9 @@ struct CostSurrogate {
   double c0_us = 0, open_us = 0, slope_us = 0;
   double c0_mj = 0, open_mj = 0, slope_mj = 0;
   double fit_error_frac = 0;  // mean absolute relative error of the latency over the fitted points
+  // How far the latency lies above its own convex envelope, at most, as distinct experts vary at
+  // the batch's full assignments: what no convex program can express (docs/theory-costs.md).
+  double envelope_gap_frac = 0;
 };
 
 // Immutable after construction; all const calls may run on any thread.

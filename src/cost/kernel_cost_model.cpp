@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cost/convex_envelope.h"
 #include "cost/latency_profile.h"
 #include "cost/latency_surface.h"
 #include "cost/least_squares.h"
@@ -190,6 +191,7 @@ CostSurrogate KernelCostModel::surrogate(double tokens, const HardwareState* sta
   const double least_distinct = std::min<double>(shape.top_k, most_distinct);
   constexpr int kSteps = 12;  // along each axis
   std::vector<cost::FitPoint> latency, energy;
+  std::vector<double> full_distinct, full_us;  // at the batch's full assignments
   for (int i = 0; i <= kSteps; ++i) {
     const double distinct = least_distinct + (most_distinct - least_distinct) * i / kSteps;
     for (int j = 0; j <= kSteps; ++j) {
@@ -198,10 +200,14 @@ CostSurrogate KernelCostModel::surrogate(double tokens, const HardwareState* sta
       latency.push_back({{1.0, distinct, assignments}, e.latency_us});
       energy.push_back({{1.0, distinct, assignments}, e.energy_mj});
     }
+    if (!full_distinct.empty() && distinct <= full_distinct.back()) continue;  // a single value
+    full_distinct.push_back(distinct);
+    full_us.push_back(latency.back().y);
   }
   const auto us = cost::fit_nonnegative(latency);
   const auto mj = cost::fit_nonnegative(energy);
-  CostSurrogate fit{us[0], us[1], us[2], mj[0], mj[1], mj[2], 0.0};
+  CostSurrogate fit{us[0], us[1], us[2], mj[0], mj[1], mj[2], 0.0, 0.0};
+  fit.envelope_gap_frac = cost::envelope_gap(full_distinct, full_us).largest_frac;
   for (const cost::FitPoint& p : latency)
     fit.fit_error_frac += std::abs(us[0] * p.x[0] + us[1] * p.x[1] + us[2] * p.x[2] - p.y) / p.y;
   fit.fit_error_frac /= static_cast<double>(latency.size());
