@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "thermoe/error.h"
+#include "thermoe/routing_policies.h"
 
 namespace thermoe {
 namespace {
@@ -259,6 +260,32 @@ TEST(CalibratedUtility, RefusesPowersOutOfRange) {
   for (const float norm_power : {-8.0f, 8.0f})
     for (const auto& scale : calibrated_utility(sample(), 1, norm_power).scale)
       for (const float value : scale) EXPECT_TRUE(value > 0 && std::isfinite(value)) << value;
+}
+
+TEST(CalibratedUtility, IsTheAdaptiveRoutersByName) {
+  const ExpertCalibration calibration = sample();
+  const PolicyContext context{.calibration = &calibration};
+  EXPECT_STREQ(
+      make_routing_policy("adaptive:utility=calibrated,power=1.5,norm=0.5", context)->name(),
+      "adaptive");
+  EXPECT_STREQ(make_routing_policy("adaptive:utility=gate", context)->name(), "adaptive");
+  const auto complaint = [](const char* specification, const PolicyContext& given) -> std::string {
+    try {
+      make_routing_policy(specification, given);
+    } catch (const InvalidArgument& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const auto expect_complaint = [&](const char* specification, const PolicyContext& given,
+                                    const char* words) {
+    const std::string what = complaint(specification, given);
+    EXPECT_NE(what.find(words), std::string::npos) << specification << ": " << what;
+  };
+  expect_complaint("adaptive:utility=calibrated", {}, "needs the model's calibration");
+  expect_complaint("adaptive:utility=norms", context, "one of gate, calibrated");
+  expect_complaint("adaptive:norm=1", context, "norm needs utility=calibrated");
+  expect_complaint("adaptive:utility=calibrated,norm=9", context, "norm is '9'");
 }
 
 }  // namespace
