@@ -18,7 +18,8 @@ struct LayerCalibration {
   std::vector<float> similarity;   // [E, E] mean cosine of two experts' outputs on the same tokens,
                                    // chosen or not, over `similarity_tokens` of the calibration
                                    // tokens (0 where an output is 0); symmetric, diagonal 1
-  std::vector<float> output_square;  // [E] mean squared norm, over the same tokens as output_norm
+  // [E] mean squared norm, over the same tokens as output_norm
+  std::vector<float> output_square = {};
 };
 
 struct ExpertCalibration {
