@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 
 #include "paths.h"
+#include "thermoe/calibrate_experts.h"
+#include "thermoe/error.h"
 
 namespace thermoe::app {
 namespace {
@@ -18,36 +20,63 @@ const CostShape& shape_of(const EngineOptions& options) {
   return options.cost_shape.empty() ? known_cost_shapes().front() : cost_shape(options.cost_shape);
 }
 
-Checkpoint open_checked(const std::filesystem::path& directory) {
-  Checkpoint checkpoint(directory);
-  checkpoint.check_finite();
-  return checkpoint;
+// The file to read the calibration from; empty: there is none.
+std::filesystem::path calibration_file(const EngineOptions& options) {
+  if (!options.calibrated) return {};
+  if (!options.calibration.empty()) return options.calibration;
+  const std::filesystem::path own = model_directory(options) / kCalibrationFile;
+  std::error_code ignored;
+  return std::filesystem::exists(own, ignored) ? own : std::filesystem::path();
+}
+
+std::optional<ExpertCalibration> open_calibration(const EngineOptions& options,
+                                                  const ModelConfig& config) {
+  const std::filesystem::path file = calibration_file(options);
+  if (file.empty()) return std::nullopt;
+  ExpertCalibration calibration = ExpertCalibration::load(file);
+  try {
+    check_calibration(calibration, config);
+  } catch (const InvalidArgument& error) {
+    throw IoError(file.string(), error.what());
+  }
+  return calibration;
 }
 
 }  // namespace
 
-void EngineOptions::add_to(CLI::App& command) {
-  std::string shapes;
-  for (const CostShape& shape : known_cost_shapes())
-    shapes += (shapes.empty() ? "" : ", ") + shape.name;
+void EngineOptions::add_model_to(CLI::App& command) {
   command.add_option("--model", model,
                      "Hugging Face model directory (Qwen3-MoE, OLMoE or Mixtral); default: the "
                      "shipped nano model");
-  command.add_option("--cost-shape", cost_shape,
-                     "charge experts at the size of: " + shapes + "; default: the first");
-  command.add_option("--profile", profile, "cost profile of a device; default: the shipped H100's");
   command.add_option("--threads", threads, "CPU threads; default: one per core")
       ->check(CLI::Range(0, 1024));
 }
 
+void EngineOptions::add_to(CLI::App& command) {
+  add_model_to(command);
+  std::string shapes;
+  for (const CostShape& shape : known_cost_shapes())
+    shapes += (shapes.empty() ? "" : ", ") + shape.name;
+  command.add_option("--cost-shape", cost_shape,
+                     "charge experts at the size of: " + shapes + "; default: the first");
+  command.add_option("--profile", profile, "cost profile of a device; default: the shipped H100's");
+  command.add_option(
+      "--calibration", calibration,
+      std::string("what thermoe calibrate-experts measured of this model; default: ") +
+          kCalibrationFile + " in the model's directory, where there is one");
+}
+
 Engine::Engine(const EngineOptions& options)
     : pool(options.threads),
-      checkpoint(open_checked(model_directory(options))),
+      checkpoint(model_directory(options)),
+      calibration(open_calibration(options, checkpoint.config())),
       tokenizer(model_directory(options)),
       cost(options.profile.empty() ? shipped(kDefaultProfile)
                                    : std::filesystem::path(options.profile),
            shape_of(options)),
       charge(cost, checkpoint.config()),
-      model(checkpoint, pool) {}
+      model(checkpoint, pool) {
+  checkpoint.check_finite();
+}
 
 }  // namespace thermoe::app

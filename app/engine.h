@@ -1,10 +1,14 @@
 // What every subcommand that runs a model needs, opened in the right order.
 #pragma once
 
+#include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "charge.h"
+#include "thermoe/expert_calibration.h"
+#include "thermoe/routing_policies.h"
 #include "thermoe/tokenizer.h"
 #include "thermoe/transformer.h"
 
@@ -14,23 +18,37 @@ class App;
 
 namespace thermoe::app {
 
+// The calibration of a model's experts, where it lies in the model's directory.
+constexpr const char* kCalibrationFile = "thermoe-experts.json";
+
 struct EngineOptions {
-  std::string model;       // directory; empty: the shipped nano model
-  std::string cost_shape;  // name; empty: the first known
-  std::string profile;     // file; empty: the shipped H100 profile
-  int threads = 0;         // 0: one per hardware thread
+  std::string model;        // directory; empty: the shipped nano model
+  std::string cost_shape;   // name; empty: the first known
+  std::string profile;      // file; empty: the shipped H100 profile
+  std::string calibration;  // file; empty: the model's own, if it has one
+  bool calibrated = true;   // false: no calibration is read
+  int threads = 0;          // 0: one per hardware thread
 
   void add_to(CLI::App& command);
+  // Only what a command needs that charges no costs and routes by top-k.
+  void add_model_to(CLI::App& command);
 };
 
-// A loaded model, its tokenizer, and the cost model that its steps are charged to.
+// A loaded model, its tokenizer, its experts' calibration if there is one, and the cost model that
+// its steps are charged to.
 class Engine {
  public:
   // Throws IoError, InvalidArgument or ProfileMiss, each naming the file and the remedy.
   explicit Engine(const EngineOptions& options);
 
+  // What make_routing_policy wants to know; valid as long as the engine.
+  PolicyContext policy_context() const {
+    return {.calibration = calibration ? &*calibration : nullptr};
+  }
+
   ThreadPool pool;
   Checkpoint checkpoint;
+  std::optional<ExpertCalibration> calibration;
   Tokenizer tokenizer;
   KernelCostModel cost;
   Charge charge;

@@ -77,8 +77,8 @@ std::string to_table(const Engine& engine, const EvaluationResult& result) {
 }
 
 void run_eval(const EvalOptions& options) {
-  const auto policy = make_routing_policy(options.policy);
   Engine engine(options.engine);
+  const auto policy = make_routing_policy(options.policy, engine.policy_context());
   const std::vector<std::filesystem::path> files(options.texts.begin(), options.texts.end());
   const TextWindows windows = read_windows(engine.tokenizer, files, options.context);
 

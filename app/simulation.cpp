@@ -57,7 +57,7 @@ struct Simulation::Loop {
       : owner(simulation),
         adaptive(adaptive_run),
         live(view),
-        policy(make_routing_policy(adaptive ? "adaptive" : "topk")),
+        policy(make_routing_policy(adaptive ? "adaptive" : "topk", owner.engine_.policy_context())),
         twin(simulation.twin_),
         monitor(twin.source()),
         surrogate(owner.engine_.charge.surrogate(owner.decoder_.settings().batch)),

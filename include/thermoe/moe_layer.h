@@ -18,11 +18,24 @@ struct MoeSettings {
   int layer = 0;            // this layer's number, passed to the policy
 };
 
-// Called once per routed group with the plan just made, before the experts run.
+class MoeLayer;
+
+// What one forward pass of a MoE layer worked with. Views of the layer's buffers, during the call.
+struct LayerPass {
+  const MoeLayer& layer;
+  ConstMatrix x;            // [N, hidden] the layer's input
+  const RoutingPlan& plan;  // of all rows, its groups' joined; no report
+  ConstMatrix outputs;      // [pairs, hidden] row p: the output of the expert of pair packed[p]
+};
+
 class PlanObserver {
  public:
   virtual ~PlanObserver() = default;
+  // Called once per routed group with the plan just made, before the experts run.
   virtual void on_plan(int layer, const RoutingPlan& plan) = 0;
+  // Called once per forward pass of a layer, after its experts ran, from the thread that runs the
+  // pass and outside of any region of its pool.
+  virtual void on_layer(const LayerPass&) {}
 };
 
 // Tokens that route together: rows [first, first + count) of a batch are one group.
@@ -46,6 +59,8 @@ class MoeLayer {
            std::shared_ptr<MoeWorkspace> workspace = nullptr);
 
   int experts() const { return static_cast<int>(experts_.size()); }
+  const SimpleExpert& expert(int id) const { return experts_[static_cast<size_t>(id)]; }
+  int64_t hidden_size() const { return gate_.cols; }
   const MoeSettings& settings() const { return settings_; }
 
   // out = moe(x), both [N, hidden] f32, not overlapping. `groups` partition the rows in order; each

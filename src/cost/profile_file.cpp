@@ -8,24 +8,22 @@
 #include "thermoe/error.h"
 
 namespace thermoe::cost {
-namespace {
 
-constexpr const char* kRemedy =
-    "use a file of data/profiles or make one with scripts/make_profiles.py";
-
-}  // namespace
-
-ProfileNode ProfileNode::open(const std::filesystem::path& file, const std::string& schema) {
+ProfileNode ProfileNode::open(const std::filesystem::path& file, const std::string& schema,
+                              const FileKind& kind) {
   std::ifstream stream(file, std::ios::binary);
-  if (!stream) throw IoError(file.string(), fmt::format("can't be read; {}", kRemedy));
+  if (!stream) throw IoError(file.string(), fmt::format("can't be read; {}", kind.remedy));
   nlohmann::json value;
   try {
     value = nlohmann::json::parse(stream);
   } catch (const nlohmann::json::parse_error& error) {
-    throw IoError(file.string(), fmt::format("is no JSON (byte {}); {}", error.byte, kRemedy));
+    throw IoError(file.string(), fmt::format("is no JSON (byte {}); {}", error.byte, kind.remedy));
+  } catch (const nlohmann::json::exception&) {
+    throw IoError(file.string(), fmt::format("holds a number that no double can; {}", kind.remedy));
   }
-  if (!value.is_object()) throw IoError(file.string(), fmt::format("is no profile; {}", kRemedy));
-  ProfileNode node(file.string(), "", std::move(value));
+  if (!value.is_object())
+    throw IoError(file.string(), fmt::format("is no {}; {}", kind.name, kind.remedy));
+  ProfileNode node(kind, file.string(), "", std::move(value));
   const std::string found = node.text("schema");
   if (found != schema) node.fail(fmt::format("schema is \"{}\", not \"{}\"", found, schema));
   if (node.count("version") != 1)
@@ -35,7 +33,7 @@ ProfileNode ProfileNode::open(const std::filesystem::path& file, const std::stri
 
 void ProfileNode::fail(const std::string& problem) const {
   const std::string where = place_.empty() ? problem : place_ + ": " + problem;
-  throw IoError(file_, fmt::format("{}; {}", where, kRemedy));
+  throw IoError(file_, fmt::format("{}; {}", where, kind_.remedy));
 }
 
 std::string ProfileNode::place_of(const std::string& key) const {
@@ -50,7 +48,7 @@ const nlohmann::json& ProfileNode::at(const std::string& key) const {
 
 ProfileNode ProfileNode::child(const std::string& key) const {
   if (!at(key).is_object()) fail(fmt::format("field \"{}\" is no object", key));
-  return ProfileNode(file_, place_of(key), at(key));
+  return nested(place_of(key), at(key));
 }
 
 std::vector<ProfileNode> ProfileNode::children(const std::string& key) const {
@@ -59,7 +57,7 @@ std::vector<ProfileNode> ProfileNode::children(const std::string& key) const {
   std::vector<ProfileNode> nodes;
   for (size_t i = 0; i < list.size(); ++i) {
     if (!list[i].is_object()) fail(fmt::format("{}[{}] is no object", key, i));
-    nodes.push_back(ProfileNode(file_, fmt::format("{}[{}]", place_of(key), i), list[i]));
+    nodes.push_back(nested(fmt::format("{}[{}]", place_of(key), i), list[i]));
   }
   return nodes;
 }
@@ -90,6 +88,14 @@ int64_t ProfileNode::count(const std::string& key) const {
   return value.get<int64_t>();
 }
 
+int64_t ProfileNode::index(const std::string& key, int64_t size) const {
+  const nlohmann::json& value = at(key);
+  if (!value.is_number_integer() || value.get<double>() < 0 ||
+      value.get<double>() >= static_cast<double>(size))
+    fail(fmt::format("field \"{}\" is no integer in [0, {})", key, size));
+  return value.get<int64_t>();
+}
+
 std::vector<double> ProfileNode::positives(const std::string& key) const {
   const nlohmann::json& list = at(key);
   if (!list.is_array() || list.empty()) fail(fmt::format("field \"{}\" is no filled list", key));
@@ -100,6 +106,39 @@ std::vector<double> ProfileNode::positives(const std::string& key) const {
       fail(fmt::format("{}[{}] is no positive number", key, values.size()));
     values.push_back(value);
   }
+  return values;
+}
+
+void ProfileNode::append_numbers(const nlohmann::json& list, const std::string& name, int64_t size,
+                                 double low, double high, std::vector<double>& values) const {
+  if (!list.is_array()) fail(fmt::format("field \"{}\" is no list", name));
+  if (static_cast<int64_t>(list.size()) != size)
+    fail(fmt::format("field \"{}\" holds {} values, not {}", name, list.size(), size));
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (!list[i].is_number()) fail(fmt::format("{}[{}] is no number", name, i));
+    const double value = list[i].get<double>();
+    if (!(value >= low && value <= high))
+      fail(fmt::format("{}[{}] is {}, outside [{}, {}]", name, i, value, low, high));
+    values.push_back(value);
+  }
+}
+
+std::vector<double> ProfileNode::numbers(const std::string& key, int64_t size, double low,
+                                         double high) const {
+  std::vector<double> values;
+  append_numbers(at(key), key, size, low, high, values);
+  return values;
+}
+
+std::vector<double> ProfileNode::matrix(const std::string& key, int64_t rows, int64_t cols,
+                                        double low, double high) const {
+  const nlohmann::json& list = at(key);
+  if (!list.is_array()) fail(fmt::format("field \"{}\" is no list", key));
+  if (static_cast<int64_t>(list.size()) != rows)
+    fail(fmt::format("field \"{}\" holds {} rows, not {}", key, list.size(), rows));
+  std::vector<double> values;
+  for (size_t r = 0; r < list.size(); ++r)
+    append_numbers(list[r], fmt::format("{}[{}]", key, r), cols, low, high, values);
   return values;
 }
 

@@ -226,6 +226,11 @@ void MoeLayer::forward(ConstMatrix x, std::span<const RowGroup> groups, RoutingP
   score(x, pool);
   route(groups, policy, prices, observer);
   run_experts(pool);
+  if (observer != nullptr) {
+    const MoeWorkspace& ws = *workspace_;
+    const int64_t pairs = static_cast<int64_t>(ws.plan.packed.size());
+    observer->on_layer({*this, x, ws.plan, ConstMatrix(ws.outputs.data(), pairs, gate_.cols)});
+  }
   combine(out, pool);
 }
 

@@ -182,6 +182,52 @@ TEST(Cli, AProfileForAnotherShapeIsRefused) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(Cli, CalibrateExpertsWritesWhatEvalReads) {
+  const ScratchFile out("experts.json");
+  const Outcome outcome = run("calibrate-experts --tokens 300 --similarity-tokens 40 --text " +
+                              wiki() + " " + wiki() + " --out " + out.path() + " --json -");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_EQ(outcome.error, "");
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["model"], "nano");
+  EXPECT_EQ(json["tokens"], 300);
+  EXPECT_EQ(json["similarity_tokens"], 40);
+  ASSERT_EQ(json["layers"].size(), 6u);
+  const auto& layer = json["layers"][5];
+  EXPECT_LT(layer["output_norm_min"], layer["output_norm_mean"]);
+  EXPECT_LT(layer["output_norm_mean"], layer["output_norm_max"]);
+  EXPECT_NE(layer["most_similar"][0], layer["most_similar"][1]);
+  EXPECT_GE(layer["load_max_of_mean"], 1.0);
+
+  const Outcome table =
+      run("calibrate-experts --tokens 64 --text " + wiki() + " --out " + out.path());
+  ASSERT_EQ(table.status, 0) << table.error;
+  EXPECT_NE(table.out.find("most alike"), std::string::npos);
+  const Outcome eval = run("eval --context 32 --batch 2 --max-windows 2 --text " + wiki() +
+                           " --calibration " + out.path());
+  EXPECT_EQ(eval.status, 0) << eval.error;
+}
+
+TEST(Cli, CalibrationsThatDoNotFitAreRefused) {
+  const std::string text = " --text " + wiki();
+  EXPECT_EQ(run("calibrate-experts" + text).status, 2);  // never into a model's directory unasked
+  expect_refusal("calibrate-experts --tokens 100000000 --out none.json" + text, "holds");
+  expect_refusal("eval --calibration none.json" + text, "none.json: can't be read");
+  const ScratchFile odd("odd.json", "{}");
+  expect_refusal("eval --calibration " + odd.path() + text, "\"schema\" is missing");
+  const ScratchFile other("other.json", R"({"schema":"thermoe-expert-calibration","version":1,
+    "model":"tiny","tokens":5,"similarity_tokens":5,"model_layers":1,"experts":1,"top_k":1,
+    "layers":[{"layer":0,"load_frac":[1],"output_norm":[2],"output_square":[4],
+               "similarity":[[1]]}]})");
+  expect_refusal("eval --calibration " + other.path() + text,
+                 "1 layers, 1 experts, top-1, where this one has 6 layers, 32 experts, top-4");
+  // Where one lies in the model's directory it is read unasked.
+  const DamagedModel model([](const auto& shard) {
+    std::ofstream(shard.parent_path() / "thermoe-experts.json", std::ios::trunc) << "[]";
+  });
+  expect_refusal("eval --model " + model.path() + text, "thermoe-experts.json: is no calibration");
+}
+
 TEST(Cli, UsageErrorsAreStatusTwo) {
   EXPECT_EQ(run("").status, 2);
   EXPECT_EQ(run("eval").status, 2);

@@ -7,12 +7,28 @@
 namespace thermoe {
 namespace {
 
-std::unique_ptr<RoutingPolicy> make(const PolicyArguments& arguments, const PolicyContext&) {
+UtilityModel utility_of(const PolicyArguments& arguments, const PolicyContext& context) {
+  const auto power = static_cast<float>(arguments.number("power", 1e-3, 1e3));
+  if (arguments.choice("utility", {"gate", "calibrated"}) == 0) {
+    if (arguments.has("norm"))
+      throw InvalidArgument("policy adaptive: norm needs utility=calibrated");
+    return {.power = power, .scale = {}};
+  }
+  if (context.calibration == nullptr)
+    throw InvalidArgument(
+        "policy adaptive: utility=calibrated needs the model's calibration: make one with thermoe "
+        "calibrate-experts");
+  const double norm_power = arguments.has("norm") ? arguments.number("norm", -8.0, 8.0) : 1.0;
+  return calibrated_utility(*context.calibration, power, static_cast<float>(norm_power));
+}
+
+std::unique_ptr<RoutingPolicy> make(const PolicyArguments& arguments,
+                                    const PolicyContext& context) {
   AdaptiveRouterSettings settings;
   settings.open_price = static_cast<float>(arguments.number("open", 0.0, 1e6));
   settings.slope_price = static_cast<float>(arguments.number("slope", 0.0, 1e6));
   settings.min_k = arguments.integer("min_k", 0);
-  settings.utility.power = static_cast<float>(arguments.number("power", 1e-3, 1e3));
+  settings.utility = utility_of(arguments, context);
   if (arguments.has("loss") && arguments.has("budget"))
     throw InvalidArgument("policy adaptive: give loss or budget, not both");
   if (arguments.has("loss"))
@@ -32,6 +48,8 @@ PolicyMaker adaptive_policy() {
                .parameters = {{"open", "0", "price of opening an expert, in utility"},
                               {"slope", "0", "price of a token through an expert"},
                               {"power", "1", "power of the normalised gate score"},
+                              {"utility", "gate", "what an expert is worth: gate, or calibrated"},
+                              {"norm", "", "power of an expert's output norm, if calibrated; 1"},
                               {"min_k", "0", "fewest experts of a token; 0: exactly k"},
                               {"loss", "", "least cost, losing at most this fraction of utility"},
                               {"budget", "", "best quality at most at this cost"}}},
