@@ -1,49 +1,15 @@
 // The program as a person meets it: exit status, one line of error, JSON on standard output.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "nano.h"
+#include "program.h"
 
 namespace thermoe::app {
 namespace {
-
-struct Outcome {
-  int status = -1;
-  std::string out, error;
-};
-
-Outcome run(const std::string& arguments) {
-  const ScratchFile errors("stderr");
-  const std::string command = std::string("THERMOE_HOME='") + THERMOE_SOURCE_DIR + "' '" +
-                              THERMOE_PROGRAM + "' " + arguments + " 2>'" + errors.path() +
-                              "' </dev/null";
-  Outcome outcome;
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer;
-  for (size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    outcome.out.append(buffer.data(), n);
-  outcome.status = WEXITSTATUS(pclose(pipe));
-  std::ifstream file(errors.path());
-  outcome.error.assign(std::istreambuf_iterator<char>(file), {});
-  return outcome;
-}
-
-// Bad input ends in one line that names the culprit, and exit status 2.
-void expect_refusal(const std::string& arguments, const std::string& named) {
-  const Outcome outcome = run(arguments);
-  EXPECT_EQ(outcome.status, 2) << arguments << "\n" << outcome.error;
-  EXPECT_EQ(std::count(outcome.error.begin(), outcome.error.end(), '\n'), 1) << outcome.error;
-  EXPECT_NE(outcome.error.find(named), std::string::npos) << outcome.error;
-  EXPECT_EQ(outcome.out, "");
-}
 
 std::string wiki() { return std::string(THERMOE_SOURCE_DIR) + "/data/text/wikitext103-valid.txt"; }
 

@@ -1,5 +1,5 @@
 # Installs the build into a fresh folder, moves that away from where it was installed, builds
-# examples/embed against it and checks what it prints.
+# the examples against it and checks what they print.
 file(REMOVE_RECURSE ${WORK_DIR})
 set(tree ${WORK_DIR}/moved)
 
@@ -17,10 +17,15 @@ set(flags)
 if(SANITIZE)
   set(flags -DCMAKE_CXX_FLAGS=-fsanitize=${SANITIZE})
 endif()
-step(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples/embed -B ${WORK_DIR}/build -G ${GENERATOR}
-     -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_PREFIX_PATH=${tree} -DCMAKE_BUILD_TYPE=Release ${flags})
-step(${CMAKE_COMMAND} --build ${WORK_DIR}/build)
-step(${WORK_DIR}/build/embed)
+function(example name)
+  step(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples/${name} -B ${WORK_DIR}/build-${name} -G ${GENERATOR}
+       -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_PREFIX_PATH=${tree} -DCMAKE_BUILD_TYPE=Release ${flags})
+  step(${CMAKE_COMMAND} --build ${WORK_DIR}/build-${name})
+  step(${WORK_DIR}/build-${name}/${name})
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+example(embed)
 foreach(expected "thermoe ${VERSION}, opening price 0: 3 experts, gate mass kept 1, gap 0"
                  "opening price 0.1: 2 experts"
                  "token 3: experts 0, 3" "token 3: experts 0, 1")
@@ -29,6 +34,11 @@ foreach(expected "thermoe ${VERSION}, opening price 0: 3 experts, gate mass kept
     message(FATAL_ERROR "embed did not print \"${expected}\" but:\n${output}")
   endif()
 endforeach()
+example(route)
+if(NOT output MATCHES "experts, not [0-9]+; gate mass kept 0\\.[0-9]+; objective [0-9.]+, no plan above" OR
+   NOT output MATCHES "expert [0-9]+ in int8: [0-9]+ tokens")
+  message(FATAL_ERROR "route did not print its plan and certificate but:\n${output}")
+endif()
 
 # The tree holds what the documentation promises, and nothing in it names the build machine.
 file(GLOB profiles ${tree}/share/thermoe/data/profiles/*)
