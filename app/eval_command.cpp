@@ -9,10 +9,10 @@
 #include "engine.h"
 #include "evaluation.h"
 #include "paths.h"
-#include "policies.h"
 #include "progress.h"
 #include "table.h"
 #include "thermoe/error.h"
+#include "thermoe/routing_policies.h"
 
 namespace thermoe::app {
 namespace {
@@ -22,7 +22,6 @@ struct EvalOptions {
   std::vector<std::string> texts;
   std::string policy = "adaptive";
   double open_price = 0, slope_price = 0;
-  double min_gate_mass_frac = 0;
   int batch = 16;
   int64_t context = 512, max_windows = 0;
   std::string json;
@@ -78,10 +77,7 @@ std::string to_table(const Engine& engine, const EvaluationResult& result) {
 }
 
 void run_eval(const EvalOptions& options) {
-  AdaptiveRouterSettings settings;
-  if (options.min_gate_mass_frac > 0)
-    settings.goal = {RoutingGoal::Kind::kLeastCost, options.min_gate_mass_frac};
-  const auto policy = make_policy(options.policy, settings);
+  const auto policy = make_routing_policy(options.policy);
   Engine engine(options.engine);
   const std::vector<std::filesystem::path> files(options.texts.begin(), options.texts.end());
   const TextWindows windows = read_windows(engine.tokenizer, files, options.context);
@@ -94,7 +90,9 @@ void run_eval(const EvalOptions& options) {
   EvaluationSettings evaluation;
   evaluation.batch = options.batch;
   evaluation.max_windows = options.max_windows;
-  evaluation.prices = [&prices](int64_t) { return std::span<const ExpertPrices>(prices); };
+  // Without prices of its own a request leaves the policy its own.
+  if (options.open_price > 0 || options.slope_price > 0)
+    evaluation.prices = [&prices](int64_t) { return std::span<const ExpertPrices>(prices); };
   std::unique_ptr<Progress> progress;
   evaluation.progress = [&progress](int64_t done, int64_t total) {
     if (!progress)
@@ -109,6 +107,18 @@ void run_eval(const EvalOptions& options) {
   if (options.json != "-") fmt::print("{}", to_table(engine, result));
 }
 
+std::string list_policies() {
+  std::string text = "Policies, with their parameters and what holds where none is given:\n";
+  for (const PolicyInfo& policy : known_policies()) {
+    text += fmt::format("  {:<12} {} ({})\n", policy.name, policy.summary, policy.source);
+    for (const PolicyParameter& parameter : policy.parameters)
+      text +=
+          fmt::format("    {:<10} {}{}\n", parameter.name, parameter.meaning,
+                      parameter.default_value.empty() ? "" : " [" + parameter.default_value + "]");
+  }
+  return text;
+}
+
 }  // namespace
 
 void add_eval_command(CLI::App& program) {
@@ -119,19 +129,19 @@ void add_eval_command(CLI::App& program) {
       "as one decode batch and route together, position by position");
   options->engine.add_to(*command);
   command->add_option("--text", options->texts, "text files (UTF-8)")->required();
-  command->add_option("--policy", options->policy, "topk or adaptive")->capture_default_str();
+  command->add_option("--policy", options->policy, "name:key=value,key=value of the list below")
+      ->capture_default_str();
+  command->footer(list_policies);
   command
       ->add_option("--open-price", options->open_price,
-                   "price of reading an expert, in gate mass of one token")
+                   "price of reading an expert, in gate mass of one token, for adaptive; before "
+                   "the policy's own")
       ->check(CLI::NonNegativeNumber);
   command
       ->add_option("--slope-price", options->slope_price,
-                   "price of one more token through an expert, in gate mass")
+                   "price of one more token through an expert, in gate mass, for adaptive; before "
+                   "the policy's own")
       ->check(CLI::NonNegativeNumber);
-  command
-      ->add_option("--min-gate-mass-frac", options->min_gate_mass_frac,
-                   "least share of the tokens' own top-k mass that a batch keeps")
-      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--batch", options->batch, "windows that decode together")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

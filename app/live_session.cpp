@@ -6,10 +6,10 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
-#include "policies.h"
 #include "progress.h"
 #include "simulation.h"
 #include "table.h"
+#include "thermoe/routing_policies.h"
 
 namespace thermoe::app {
 namespace {
@@ -70,7 +70,7 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
   Governor governor(limits_for(settings, state), surrogate);
   const ModelConfig& config = engine.model.config();
   std::vector<ExpertPrices> prices(static_cast<size_t>(config.layers));
-  const auto policy = make_policy("adaptive");
+  const auto policy = make_routing_policy("adaptive");
   StepCharge charge(engine.charge);
   LiveOutcome outcome;
   outcome.source = monitor.source_name();

@@ -12,7 +12,6 @@
 #include "live_session.h"
 #include "live_view.h"
 #include "paths.h"
-#include "policies.h"
 #include "progress.h"
 #include "run_outcome.h"
 #include "thermoe/error.h"

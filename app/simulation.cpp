@@ -4,8 +4,8 @@
 #include <map>
 #include <memory>
 
-#include "policies.h"
 #include "thermoe/gpu_system_monitor.h"
+#include "thermoe/routing_policies.h"
 
 namespace thermoe::app {
 namespace {
@@ -57,7 +57,7 @@ struct Simulation::Loop {
       : owner(simulation),
         adaptive(adaptive_run),
         live(view),
-        policy(make_policy(adaptive ? "adaptive" : "topk")),
+        policy(make_routing_policy(adaptive ? "adaptive" : "topk")),
         twin(simulation.twin_),
         monitor(twin.source()),
         surrogate(owner.engine_.charge.surrogate(owner.decoder_.settings().batch)),

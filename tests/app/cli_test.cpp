@@ -70,6 +70,22 @@ TEST(Cli, EvalPrintsATable) {
   EXPECT_NE(outcome.out.find("cross-entropy"), std::string::npos);
 }
 
+TEST(Cli, EvalListsAndNamesPolicies) {
+  const Outcome help = run("eval --help");
+  EXPECT_EQ(help.status, 0);
+  for (const char* part : {"adaptive", "topk", "min_k"})
+    EXPECT_NE(help.out.find(part), std::string::npos) << part;
+  const std::string text = "eval --text " + wiki() + " --context 8 --max-windows 16 ";
+  expect_refusal(text + "--policy best", "known are adaptive");
+  expect_refusal(text + "--policy adaptive:opne=1", "no parameter 'opne'");
+  const Outcome outcome = run(text + "--policy adaptive:loss=0.02 --open-price 0.1 --json -");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["policy"], "adaptive:loss=0.02");
+  EXPECT_LT(json["gate_mass_frac"], 1.0);
+  EXPECT_GE(json["gate_mass_frac"], 0.98);
+}
+
 TEST(Cli, DoctorSaysWhatIsMissing) {
   const Outcome outcome = run("doctor");
   EXPECT_EQ(outcome.status, 0);

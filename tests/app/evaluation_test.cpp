@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "nano.h"
-#include "policies.h"
 #include "thermoe/error.h"
+#include "thermoe/routing_policies.h"
 
 namespace thermoe::app {
 namespace {
@@ -40,7 +40,7 @@ EvaluationResult evaluate_nano(const TextWindows& windows, const char* policy, f
   EvaluationSettings settings;
   settings.batch = batch;
   settings.prices = [&](int64_t) { return std::span<const ExpertPrices>(prices); };
-  return evaluate(engine.model, windows, *make_policy(policy), engine.charge, engine.pool,
+  return evaluate(engine.model, windows, *make_routing_policy(policy), engine.charge, engine.pool,
                   settings);
 }
 
@@ -140,8 +140,6 @@ TEST(PairedDifference, HandWorkedCase) {
   EXPECT_DOUBLE_EQ(paired_difference(changed, base, 2, 2).mean_nats, 0.25);
   EXPECT_NEAR(paired_difference(changed, base, 2, 2).standard_error_nats, 0.25, 1e-12);
 }
-
-TEST(Policies, UnknownNamesAreListed) { EXPECT_THROW(make_policy("best"), InvalidArgument); }
 
 }  // namespace
 }  // namespace thermoe::app

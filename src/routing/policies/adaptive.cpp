@@ -1,0 +1,41 @@
+// adaptive: the routing program of docs/theory.md, by name.
+#include <fmt/format.h>
+
+#include "routing/policies/makers.h"
+#include "thermoe/error.h"
+
+namespace thermoe {
+namespace {
+
+std::unique_ptr<RoutingPolicy> make(const PolicyArguments& arguments, const PolicyContext&) {
+  AdaptiveRouterSettings settings;
+  settings.open_price = static_cast<float>(arguments.number("open", 0.0, 1e6));
+  settings.slope_price = static_cast<float>(arguments.number("slope", 0.0, 1e6));
+  settings.min_k = arguments.integer("min_k", 0);
+  settings.utility.power = static_cast<float>(arguments.number("power", 1e-3, 1e3));
+  if (arguments.has("loss") && arguments.has("budget"))
+    throw InvalidArgument("policy adaptive: give loss or budget, not both");
+  if (arguments.has("loss"))
+    settings.goal = {RoutingGoal::Kind::kLeastCost, 1.0 - arguments.number("loss", 0.0, 1.0)};
+  if (arguments.has("budget"))
+    settings.goal = {RoutingGoal::Kind::kBestQuality, arguments.number("budget", 0.0)};
+  return std::make_unique<AdaptiveRouter>(std::move(settings));
+}
+
+}  // namespace
+
+PolicyMaker adaptive_policy() {
+  return {
+      .info = {.name = "adaptive",
+               .summary = "most utility minus cost, or one at a limit of the other, certified",
+               .source = "thermoe",
+               .parameters = {{"open", "0", "price of opening an expert, in utility"},
+                              {"slope", "0", "price of a token through an expert"},
+                              {"power", "1", "power of the normalised gate score"},
+                              {"min_k", "0", "fewest experts of a token; 0: exactly k"},
+                              {"loss", "", "least cost, losing at most this fraction of utility"},
+                              {"budget", "", "best quality at most at this cost"}}},
+      .make = make};
+}
+
+}  // namespace thermoe

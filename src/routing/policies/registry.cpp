@@ -1,0 +1,52 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "routing/policies/makers.h"
+#include "thermoe/error.h"
+
+namespace thermoe {
+namespace {
+
+const std::vector<PolicyMaker>& makers() {
+  static const std::vector<PolicyMaker> all = [] {
+    std::vector<PolicyMaker> list{adaptive_policy(), top_k_policy()};
+    std::sort(list.begin(), list.end(),
+              [](const PolicyMaker& a, const PolicyMaker& b) { return a.info.name < b.info.name; });
+    return list;
+  }();
+  return all;
+}
+
+}  // namespace
+
+std::span<const PolicyInfo> known_policies() {
+  static const std::vector<PolicyInfo> infos = [] {
+    std::vector<PolicyInfo> list;
+    for (const PolicyMaker& maker : makers()) list.push_back(maker.info);
+    return list;
+  }();
+  return infos;
+}
+
+std::unique_ptr<RoutingPolicy> make_routing_policy(std::string_view specification,
+                                                   const PolicyContext& context) {
+  const size_t colon = specification.find(':');
+  const std::string_view name = specification.substr(0, colon);
+  std::string known;
+  for (const PolicyMaker& maker : makers()) {
+    if (maker.info.name != name) {
+      known += (known.empty() ? "" : ", ") + maker.info.name;
+      continue;
+    }
+    if (colon != std::string_view::npos && colon + 1 == specification.size())
+      throw InvalidArgument(
+          fmt::format("policy {}: parameters must follow the colon, as key=value", name));
+    const std::string_view text =
+        colon == std::string_view::npos ? std::string_view() : specification.substr(colon + 1);
+    return maker.make(PolicyArguments(maker.info, text), context);
+  }
+  throw InvalidArgument(fmt::format("unknown policy '{}': known are {}", name, known));
+}
+
+}  // namespace thermoe
