@@ -9,6 +9,7 @@ namespace thermoe::app {
 
 void add_run_command(CLI::App& program);
 void add_eval_command(CLI::App& program);
+void add_frontier_command(CLI::App& program);
 void add_doctor_command(CLI::App& program);
 
 }  // namespace thermoe::app

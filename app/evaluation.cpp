@@ -62,8 +62,7 @@ EncodedText read_text(const Tokenizer& tokenizer, const std::filesystem::path& f
 }
 
 void TextWindows::add(const EncodedText& text, TextPart part) {
-  const int64_t size = static_cast<int64_t>(text.tokens.size());
-  const int64_t begin = size * (part.index - 1) / part.of, end = size * part.index / part.of;
+  const auto [begin, end] = part.bounds(static_cast<int64_t>(text.tokens.size()));
   const int64_t base = static_cast<int64_t>(tokens.size());
   for (int64_t w = 0; w < (end - begin - 1) / context; ++w) {
     starts.push_back(base + w * context);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "charge.h"
@@ -22,6 +23,10 @@ struct TextPart {
   int64_t index = 1, of = 1;
   // Of "I/N", 1 <= I <= N. Throws InvalidArgument.
   static TextPart parse(const std::string& text);
+  // The part's first token and the one after its last, of `tokens`.
+  std::pair<int64_t, int64_t> bounds(int64_t tokens) const {
+    return {tokens * (index - 1) / of, tokens * index / of};
+  }
 };
 
 struct EncodedText {

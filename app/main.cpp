@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   program.require_subcommand(1);
   thermoe::app::add_run_command(program);
   thermoe::app::add_eval_command(program);
+  thermoe::app::add_frontier_command(program);
   thermoe::app::add_doctor_command(program);
   try {
     program.parse(argc, argv);
