@@ -30,7 +30,6 @@ Charge::Charge(const KernelCostModel& cost, const ModelConfig& model) : cost_(co
 MoeWork Charge::work_of(const RoutingPlan& plan) const {
   MoeWork work;
   work.tokens = plan.tokens;
-  // Pairs that are there: a policy may leave slots unused.
   work.assignments = pairs_scale_ * static_cast<double>(plan.packed.size());
   // No more experts can be read than there are pairs.
   work.distinct_experts = std::min(experts_scale_ * plan.report.distinct_experts, work.assignments);

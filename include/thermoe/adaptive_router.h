@@ -9,9 +9,9 @@
 namespace thermoe {
 
 struct AdaptiveRouterSettings {
-  UtilityModel utility;
+  UtilityModel utility = {};
   // Where a request says nothing of them:
-  RoutingGoal goal;
+  RoutingGoal goal = {};
   float open_price = 0, slope_price = 0;  // of every instance
   int min_k = 0;                          // 0: exactly k
   int dual_iterations = 100;              // at most, for the bound

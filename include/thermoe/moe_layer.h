@@ -52,9 +52,9 @@ class MoeLayer {
   // is routed by `policy` as one batch at `prices`, on softmax probabilities of the router's
   // logits; then every expert runs once over all rows that chose it. A row's output is the sum of
   // its experts' outputs in the order of the plan's slots (falling score), whatever the thread
-  // count. Throws InvalidArgument where the views' shapes don't fit or groups are no partition, for
-  // router logits that are not finite (naming layer, row and expert), and for a plan that isn't
-  // one.
+  // count; zero where a plan leaves all of its slots unused. A plan may have more slots than top_k.
+  // Throws InvalidArgument where the views' shapes don't fit or groups are no partition, for router
+  // logits that are not finite (naming layer, row and expert), and for a plan that isn't one.
   void forward(ConstMatrix x, std::span<const RowGroup> groups, RoutingPolicy& policy,
                const ExpertPrices* prices, Matrix out, ThreadPool& pool,
                PlanObserver* observer = nullptr);

@@ -17,6 +17,51 @@ namespace {
 // The packed order of rows depends only on whether the weights are bf16.
 bool same_order(DType a, DType b) { return (a == DType::kBf16) == (b == DType::kBf16); }
 
+// Slots of every token, ids in range, unused ones (-1) last: what run_experts and combine rely on.
+bool well_formed(const RoutingPlan& plan, int64_t tokens, int experts, int top_k) {
+  if (plan.k < top_k) return false;
+  const size_t k = static_cast<size_t>(plan.k), pairs = static_cast<size_t>(tokens) * k;
+  if (plan.tokens != tokens || plan.ids.size() != pairs || plan.weights.size() != pairs)
+    return false;
+  bool unused = false;
+  for (size_t pair = 0; pair < pairs; ++pair) {
+    const int32_t id = plan.ids[pair];
+    if (id < -1 || id >= experts) return false;
+    const bool follows_unused = unused && pair % k != 0;
+    unused = id < 0;
+    if (follows_unused && !unused) return false;
+  }
+  return true;
+}
+
+// Rows of k values, filled up with `fill` to rows of `wide` values.
+template <typename T>
+void widen_rows(std::vector<T>& values, size_t k, size_t wide, T fill) {
+  const size_t rows = values.size() / k;
+  values.resize(rows * wide);
+  for (size_t row = rows; row-- > 0;) {
+    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(row * k);
+    const auto end = values.begin() + static_cast<std::ptrdiff_t>(row * wide);
+    std::copy_backward(begin, begin + static_cast<std::ptrdiff_t>(k),
+                       end + static_cast<std::ptrdiff_t>(k));
+    std::fill(end + static_cast<std::ptrdiff_t>(k), end + static_cast<std::ptrdiff_t>(wide), fill);
+  }
+}
+
+// Appends a group's plan; both get as many slots as the wider needs.
+void append(RoutingPlan& group, RoutingPlan& all) {
+  RoutingPlan& narrow = group.k < all.k ? group : all;
+  const int wide = std::max(group.k, all.k);
+  if (narrow.k < wide) {
+    const size_t k = static_cast<size_t>(narrow.k), to = static_cast<size_t>(wide);
+    widen_rows(narrow.ids, k, to, int32_t{-1});
+    widen_rows(narrow.weights, k, to, 0.0f);
+    narrow.k = wide;
+  }
+  all.ids.insert(all.ids.end(), group.ids.begin(), group.ids.end());
+  all.weights.insert(all.weights.end(), group.weights.begin(), group.weights.end());
+}
+
 }  // namespace
 
 std::shared_ptr<MoeWorkspace> make_moe_workspace() { return std::make_shared<MoeWorkspace>(); }
@@ -116,16 +161,12 @@ void MoeLayer::route(std::span<const RowGroup> groups, RoutingPolicy& policy,
     request.layer = settings_.layer;
     RoutingPlan& plan = ws.group_plan;
     policy.route(request, plan);
-    const size_t pairs = static_cast<size_t>(group.count * settings_.top_k);
-    const auto valid = [&](int32_t id) { return id >= 0 && id < experts(); };
-    if (plan.k != settings_.top_k || plan.ids.size() != pairs || plan.weights.size() != pairs ||
-        !std::all_of(plan.ids.begin(), plan.ids.end(), valid))
+    if (!well_formed(plan, group.count, experts(), settings_.top_k))
       throw InvalidArgument(
-          fmt::format("layer {}: policy {} made no plan for {} rows of {} experts out of {}",
-                      settings_.layer, policy.name(), group.count, settings_.top_k, experts()));
+          fmt::format("layer {}: policy {} made no plan for {} rows of {} experts", settings_.layer,
+                      policy.name(), group.count, experts()));
     if (observer != nullptr) observer->on_plan(settings_.layer, plan);
-    all.ids.insert(all.ids.end(), plan.ids.begin(), plan.ids.end());
-    all.weights.insert(all.weights.end(), plan.weights.begin(), plan.weights.end());
+    append(plan, all);
   }
   all.instances = all.ids;
   pack(all, all.experts);
@@ -133,9 +174,9 @@ void MoeLayer::route(std::span<const RowGroup> groups, RoutingPolicy& policy,
 
 void MoeLayer::run_experts(ThreadPool& pool) {
   MoeWorkspace& ws = *workspace_;
-  const size_t pairs = ws.plan.ids.size();
+  const size_t pairs = ws.plan.packed.size();
   ws.tokens.resize(pairs);
-  ws.places.resize(pairs);
+  ws.places.resize(ws.plan.ids.size());
   for (size_t p = 0; p < pairs; ++p) {
     ws.tokens[p] = ws.plan.packed[p] / ws.plan.k;
     ws.places[static_cast<size_t>(ws.plan.packed[p])] = static_cast<int32_t>(p);
@@ -157,14 +198,17 @@ void MoeLayer::run_experts(ThreadPool& pool) {
 
 void MoeLayer::combine(Matrix out, ThreadPool& pool) {
   const MoeWorkspace& ws = *workspace_;
-  const int k = settings_.top_k;
+  const int k = ws.plan.k;
   for_rows(pool, out.rows, 4 * k * gate_.cols, [&](int64_t begin, int64_t count, int) {
     const float* rows[64];
     for (int64_t t = begin; t < begin + count; ++t) {
       const float* weights = ws.plan.weights.data() + t * k;
       const int32_t* places = ws.places.data() + t * k;
-      for (int first = 0; first < k; first += 64) {
-        const int some = std::min(64, k - first);
+      const int32_t* ids = ws.plan.ids.data() + t * k;
+      const int used = static_cast<int>(std::find(ids, ids + k, -1) - ids);
+      if (used == 0) std::fill_n(out.row(t), gate_.cols, 0.0f);
+      for (int first = 0; first < used; first += 64) {
+        const int some = std::min(64, used - first);
         for (int slot = 0; slot < some; ++slot)
           rows[slot] = ws.outputs.data() + places[first + slot] * gate_.cols;
         cpu::weighted_sum({rows, static_cast<size_t>(some)}, weights + first, gate_.cols,

@@ -22,8 +22,8 @@ struct MoeWorkspace {
   std::vector<float> packed_for_gate;  // likewise in the gate's, where that differs
   std::vector<float> scores;           // [N, E]
   std::vector<float> inner, outputs;   // [N * k, ...] in the plan's packed order
-  std::vector<int32_t> tokens;         // [N * k] row of each pair, in packed order
-  std::vector<int32_t> places;         // [N * k] where in packed order a pair (token, slot) stands
+  std::vector<int32_t> tokens;         // [used pairs] row of each, in packed order
+  std::vector<int32_t> places;  // [N * k] where in packed order a used pair (token, slot) stands
   std::vector<ExpertTile> tiles;
   std::vector<std::vector<float>> worker_scratch;
 };

@@ -85,6 +85,32 @@ class Fixed : public RoutingPolicy {
   std::vector<int32_t> ids_;
 };
 
+// Sends the tokens of each call to the next rows of a list; all slots that are used weigh 0.5.
+class Listed : public RoutingPolicy {
+ public:
+  explicit Listed(std::vector<std::vector<int32_t>> rows) : rows_(std::move(rows)) {}
+  const char* name() const override { return "listed"; }
+  void route(const RoutingRequest& request, RoutingPlan& plan) override {
+    plan.tokens = static_cast<int>(request.scores.rows);
+    plan.experts = static_cast<int>(request.scores.cols);
+    plan.k = static_cast<int>(rows_[next_].size());
+    plan.ids.clear();
+    plan.weights.clear();
+    for (int t = 0; t < plan.tokens; ++t, next_ = (next_ + 1) % rows_.size())
+      for (const int32_t id : rows_[next_]) {
+        plan.ids.push_back(id);
+        plan.weights.push_back(id < 0 ? 0.0f : 0.5f);
+      }
+    plan.changed.assign(static_cast<size_t>(plan.tokens), 1);
+    plan.instances = plan.ids;
+    pack(plan, plan.experts);
+  }
+
+ private:
+  std::vector<std::vector<int32_t>> rows_;
+  size_t next_ = 0;
+};
+
 class Counter : public PlanObserver {
  public:
   void on_plan(int layer, const RoutingPlan& plan) override {
@@ -161,6 +187,39 @@ TEST(MoeLayer, OneExpertTakesAll) {
         ASSERT_NEAR(out[static_cast<size_t>(r * 96) + c], 0.5 * want[c], 3e-5);
     }
   }
+}
+
+// Tokens with fewer experts, with none, and with more than top_k, in any mixture of groups.
+TEST(MoeLayer, UnusedAndMoreSlots) {
+  const Weights weights(DType::kBf16, DType::kBf16, 5, 96, 160);
+  MoeLayer layer = weights.layer({2, true, 0});
+  const std::vector<std::vector<int32_t>> narrow{{2, 0}, {1, -1}, {-1, -1}, {3, 1}, {4, -1}};
+  std::vector<std::vector<int32_t>> wide{{0, -1, -1}, {4, 2, 1}, {-1, -1, -1}};
+  const int64_t rows = 8;
+  const auto x = random_floats(rows * 96, 11);
+  for (const bool wide_first : {false, true}) {
+    auto rows_of = narrow;
+    rows_of.insert(wide_first ? rows_of.begin() : rows_of.end(), wide.begin(), wide.end());
+    const std::vector<RowGroup> groups{{0, wide_first ? 3 : 5},
+                                       {wide_first ? 3 : 5, wide_first ? 5 : 3}};
+    Listed policy(rows_of);
+    const auto out = run(layer, x, 96, groups, policy, 3);
+    EXPECT_EQ(out, run(layer, x, 96, groups, policy, 1));
+    for (int64_t r = 0; r < rows; ++r) {
+      std::vector<double> want(96);
+      for (const int32_t id : rows_of[static_cast<size_t>(r)]) {
+        if (id < 0) continue;
+        const size_t e = static_cast<size_t>(id);
+        const auto y =
+            testing::expert(x.data() + r * 96, weights.gates[e], weights.ups[e], weights.downs[e]);
+        for (size_t c = 0; c < want.size(); ++c) want[c] += 0.5 * y[c];
+      }
+      for (size_t c = 0; c < want.size(); ++c)
+        ASSERT_NEAR(out[static_cast<size_t>(r * 96) + c], want[c], 3e-5) << "row " << r;
+    }
+  }
+  Listed all_unused({{-1, -1}});
+  EXPECT_EQ(run(layer, x, 96, {{0, rows}}, all_unused, 2), std::vector<float>(x.size(), 0.0f));
 }
 
 TEST(MoeLayer, RefusesLogitsThatAreNotFinite) {

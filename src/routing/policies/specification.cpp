@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <optional>
+#include <stdexcept>
 
 #include "thermoe/error.h"
 
@@ -79,10 +81,6 @@ size_t PolicyArguments::choice(std::string_view key,
   const auto found = std::find(choices.begin(), choices.end(), value(key));
   if (found == choices.end()) fail(key, fmt::format("one of {}", fmt::join(choices, ", ")));
   return static_cast<size_t>(found - choices.begin());
-}
-
-void PolicyArguments::require(std::string_view key) const {
-  if (!has(key)) fail(key, "given");
 }
 
 const std::string& PolicyArguments::value(std::string_view key) const {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <limits>
-#include <optional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,8 +26,6 @@ class PolicyArguments {
   size_t choice(std::string_view key, const std::vector<std::string_view>& choices) const;
   // Whether the parameter has a value at all: given, or by default (an empty default is none).
   bool has(std::string_view key) const { return !value(key).empty(); }
-  // For parameters without which the policy says nothing. Throws, naming it.
-  void require(std::string_view key) const;
 
  private:
   const std::string& value(std::string_view key) const;
@@ -44,5 +42,11 @@ struct PolicyMaker {
   std::unique_ptr<RoutingPolicy> (*make)(const PolicyArguments& arguments,
                                          const PolicyContext& context);
 };
+
+// For policies that need nothing of the context.
+template <typename Policy>
+std::unique_ptr<RoutingPolicy> make_policy(const PolicyArguments& arguments, const PolicyContext&) {
+  return std::make_unique<Policy>(arguments);
+}
 
 }  // namespace thermoe
