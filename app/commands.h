@@ -11,6 +11,7 @@ void add_run_command(CLI::App& program);
 void add_eval_command(CLI::App& program);
 void add_calibrate_experts_command(CLI::App& program);
 void add_route_command(CLI::App& program);
+void add_frontier_command(CLI::App& program);
 void add_doctor_command(CLI::App& program);
 
 }  // namespace thermoe::app

@@ -11,6 +11,7 @@
 #include "paths.h"
 #include "progress.h"
 #include "table.h"
+#include "task_report.h"
 #include "thermoe/error.h"
 #include "thermoe/routing_policies.h"
 
@@ -24,7 +25,7 @@ struct EvalOptions {
   double open_price = 0, slope_price = 0;
   int batch = 16;
   int64_t context = 512, max_windows = 0;
-  std::string json;
+  std::string json, part = "1/1", task;
 };
 
 nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
@@ -36,6 +37,7 @@ nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
           {"slope_price", options.slope_price},
           {"batch", options.batch},
           {"context", options.context},
+          {"part", options.part},
           {"cost_shape", engine.cost.shape().name},
           {"cost_device", engine.cost.device()},
           {"tokens", result.tokens},
@@ -45,9 +47,11 @@ nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
           {"distinct_experts_mean", result.distinct_experts_mean},
           {"expert_bytes_frac", result.expert_bytes_frac},
           {"gate_mass_frac", result.gate_mass_frac},
+          {"changed_tokens_frac", result.changed_tokens_frac},
           {"predicted_latency_us", result.predicted_latency_us},
           {"predicted_energy_mj", result.predicted_energy_mj},
           {"certificate_gap_frac_median", result.certificate_gap_frac_median},
+          {"certificate_gap_frac_p99", result.certificate_gap_frac_p99},
           {"certificate_gap_frac_max", result.certificate_gap_frac_max},
           {"wall_s", result.wall_s}};
 }
@@ -69,6 +73,8 @@ std::string to_table(const Engine& engine, const EvaluationResult& result) {
   row("predicted layer latency", fmt::format("{:.1f}", result.predicted_latency_us), "us");
   row("predicted layer energy", fmt::format("{:.1f}", result.predicted_energy_mj), "mJ");
   row("certificate gap, median", fmt::format("{:.2e}", result.certificate_gap_frac_median), "");
+  row("certificate gap, 99th percentile", fmt::format("{:.2e}", result.certificate_gap_frac_p99),
+      "");
   row("certificate gap, largest", fmt::format("{:.2e}", result.certificate_gap_frac_max), "");
   row("time", fmt::format("{:.1f}", result.wall_s), "s");
   row("speed", fmt::format("{:.0f}", static_cast<double>(result.tokens) / result.wall_s),
@@ -76,11 +82,39 @@ std::string to_table(const Engine& engine, const EvaluationResult& result) {
   return table.text();
 }
 
+void run_task_command(const EvalOptions& options) {
+  if (!options.texts.empty())
+    throw InvalidArgument("--task brings its own text: give --text or --task, not both");
+  const Task task = Task::parse(options.task);
+  const std::vector<TaskItem> items = read_task(task);
+  Engine engine(options.engine);
+  const auto policy = make_routing_policy(options.policy, engine.policy_context());
+  std::unique_ptr<Progress> progress;
+  const TaskResult result = run_task(
+      engine, items, task.kind, *policy, options.batch, [&progress](int64_t done, int64_t total) {
+        if (!progress)
+          progress = std::make_unique<Progress>("eval", static_cast<double>(total), "tokens");
+        progress->update(static_cast<double>(done));
+      });
+  progress.reset();
+  nlohmann::ordered_json json{{"model", engine.checkpoint.directory().string()},
+                              {"task", options.task},
+                              {"policy", options.policy},
+                              {"batch", options.batch}};
+  json.update(to_json(result));
+  if (!options.json.empty()) write_file(options.json, json.dump(2) + "\n");
+  if (options.json != "-") fmt::print("{}", to_table(result, engine.model.config().experts));
+}
+
 void run_eval(const EvalOptions& options) {
+  if (!options.task.empty()) return run_task_command(options);
+  if (options.texts.empty())
+    throw InvalidArgument("nothing to evaluate: give --text FILE, or --task blimp:FILE");
   Engine engine(options.engine);
   const auto policy = make_routing_policy(options.policy, engine.policy_context());
   const std::vector<std::filesystem::path> files(options.texts.begin(), options.texts.end());
-  const TextWindows windows = read_windows(engine.tokenizer, files, options.context);
+  const TextWindows windows =
+      read_windows(engine.tokenizer, files, options.context, TextPart::parse(options.part));
 
   const ModelConfig& config = engine.model.config();
   const std::vector<ExpertPrices> prices(
@@ -128,7 +162,10 @@ void add_eval_command(CLI::App& program) {
       "Quality and cost of a routing policy on text: windows of the text advance in lockstep "
       "as one decode batch and route together, position by position");
   options->engine.add_to(*command);
-  command->add_option("--text", options->texts, "text files (UTF-8)")->required();
+  command->add_option("--text", options->texts, "text files (UTF-8)");
+  command->add_option("--task", options->task,
+                      "instead of text: blimp:FILE or lambada:FILE, JSON lines, plain or gzipped; "
+                      "accuracy at the policy's own prices");
   command->add_option("--policy", options->policy, "name:key=value,key=value of the list below")
       ->capture_default_str();
   command->footer(list_policies);
@@ -150,6 +187,11 @@ void add_eval_command(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--max-windows", options->max_windows, "use at most so many; 0: all")
       ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--part", options->part,
+                   "I/N: the I-th of N equal parts of each text, to tune on one and report on "
+                   "another")
       ->capture_default_str();
   command->add_option("--json", options->json,
                       "write the result as JSON to this file; - for stdout");

@@ -7,6 +7,9 @@ pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
+if(THERMOE_BUILD_APP)
+  find_package(ZLIB REQUIRED)
+endif()
 
 # Nothing of these shows in the installed headers; a program that links the static library needs all
 # but the header-only one (cmake/thermoeConfig.cmake.in finds them again).

@@ -52,6 +52,43 @@ TEST(Cli, EvalListsAndNamesPolicies) {
   EXPECT_GE(json["gate_mass_frac"], 0.98);
 }
 
+TEST(Cli, FrontierWritesItsFilesAndGoesOnWhereItWas) {
+  const ScratchFile prefix("frontier");
+  const std::string arguments = "frontier --text " + wiki() +
+                                " --batch 4,8 --context 16 --max-tokens 256 --policies "
+                                "adaptive:open=0.05,0.3 --out " +
+                                prefix.path();
+  const Outcome first = run(arguments);
+  ASSERT_EQ(first.status, 0) << first.error;
+  EXPECT_EQ(first.error, "");
+  EXPECT_NE(first.out.find("batch 8"), std::string::npos);
+  const auto read = [&prefix](const std::string& ending) {
+    std::ifstream file(prefix.path() + ending);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::string csv = read(".csv");
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 7);  // two batches, three settings, a header
+  EXPECT_NE(read(".svg").find("</svg>"), std::string::npos);
+  const Outcome again = run(arguments + " --json -");
+  const auto json = nlohmann::json::parse(again.out);
+  EXPECT_EQ(json["rows_resumed"], 6);
+  EXPECT_EQ(json["points"].size(), 6u);
+  EXPECT_EQ(json["model"], "nano");
+  EXPECT_EQ(read(".csv"), csv);
+  expect_refusal(arguments + " --part 1/2", "frontier.partial.jsonl");
+  for (const char* ending : {".csv", ".json", ".svg", ".partial.jsonl"})
+    std::filesystem::remove(prefix.path() + ending);
+}
+
+TEST(Cli, EvalRunsATask) {
+  const ScratchFile task(
+      "pairs.jsonl", R"({"paradigm": "p", "good": "He is here.", "bad": "Is he here here is."})");
+  const Outcome outcome = run("eval --task blimp:" + task.path() + " --policy topk --json -");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_EQ(nlohmann::json::parse(outcome.out)["items"], 1);
+  EXPECT_NE(run("eval --task blimp:" + task.path()).out.find("accuracy"), std::string::npos);
+}
+
 TEST(Cli, DoctorSaysWhatIsMissing) {
   const Outcome outcome = run("doctor");
   EXPECT_EQ(outcome.status, 0);
@@ -89,6 +126,14 @@ TEST(Cli, BadInputIsOneLineAndStatusTwo) {
   expect_refusal("eval --profile " + wiki() + " --text " + wiki(), "wikitext103-valid.txt");
   expect_refusal("eval --context 1000000 --text " + wiki(), "wikitext103-valid.txt");
   expect_refusal("eval --batch 4096 --text " + wiki(), "--batch");
+  expect_refusal("eval --text " + wiki() + " --part 3/2", "3/2");
+  expect_refusal("eval --task blimp:/nonexistent", "/nonexistent");
+  expect_refusal("eval --task blimp:/nonexistent --text " + wiki(), "--task");
+  expect_refusal("eval", "--text");
+  expect_refusal("frontier --out x --text " + wiki() + " --policies best", "best");
+  expect_refusal("frontier --out x --text " + wiki() + " --policies adaptive:open=2..1", "2..1");
+  expect_refusal("frontier --out x --text " + wiki() + " --context 12x", "12x");
+  expect_refusal("frontier --out /nonexistent/x --policies topk --text " + wiki(), "--out");
   expect_refusal("run --telemetry sundial", "sundial");
   expect_refusal("run --telemetry replay:/nonexistent.csv", "/nonexistent.csv");
   expect_refusal("run --scenario /nonexistent.json", "/nonexistent.json");

@@ -70,6 +70,36 @@ TEST(Windows, TooShortATextIsNamed) {
   }
 }
 
+TEST(Windows, PartsAreDisjointAndCoverTheText) {
+  const ScratchFile file("text.txt", repeated(40));
+  const std::filesystem::path path(file.path());
+  const Tokenizer& tokenizer = nano_engine().tokenizer;
+  const std::vector<int32_t> ids = tokenizer.encode(repeated(40));
+  std::vector<int32_t> joined;
+  for (const char* part : {"1/3", "2/3", "3/3"}) {
+    const TextWindows windows = read_windows(tokenizer, {&path, 1}, 16, TextPart::parse(part));
+    EXPECT_EQ(windows.starts.size(), (windows.tokens.size() - 1) / 16);
+    EXPECT_NEAR(static_cast<double>(windows.tokens.size()), static_cast<double>(ids.size()) / 3,
+                1.0);
+    joined.insert(joined.end(), windows.tokens.begin(), windows.tokens.end());
+  }
+  EXPECT_EQ(joined, ids);
+  // Bytes count from the part's own windows.
+  const TextWindows second = read_windows(tokenizer, {&path, 1}, 16, TextPart::parse("2/3"));
+  const size_t first = ids.size() / 3;
+  const auto until = [&](size_t tokens) { return tokenizer.decode({ids.data(), tokens}).size(); };
+  EXPECT_EQ(second.target_bytes[0], static_cast<int64_t>(until(first + 17) - until(first + 1)));
+}
+
+TEST(Windows, APartThatIsNoneIsNamed) {
+  for (const char* part : {"", "1", "1/", "/2", "0/2", "3/2", "1/2/3", "-1/2", "1 /2", "a/b"})
+    EXPECT_THROW(TextPart::parse(part), InvalidArgument) << part;
+  const ScratchFile file("text.txt", repeated(2));
+  const std::filesystem::path path(file.path());
+  EXPECT_THROW(read_windows(nano_engine().tokenizer, {&path, 1}, 64, TextPart::parse("1/2")),
+               IoError);
+}
+
 TEST(Evaluation, AgreesWithOneTokenAtATime) {
   // The chunked, batched evaluation against plain decoding of each window by itself.
   Engine& engine = nano_engine();
@@ -98,6 +128,23 @@ TEST(Evaluation, AgreesWithOneTokenAtATime) {
               1e-4);
 }
 
+TEST(Evaluation, ACacheThatIsUsedAgainChangesNothing) {
+  Engine& engine = nano_engine();
+  const TextWindows windows = windows_of(repeated(20), 24);
+  for (const int batch : {1, 4}) {
+    Lockstep lockstep(engine.model, engine.pool, batch, 60);
+    EvaluationSettings settings;
+    settings.batch = batch;
+    const auto run = [&](const char* policy) {
+      return evaluate(lockstep, windows, *make_routing_policy(policy), engine.charge, settings);
+    };
+    const EvaluationResult first = run("topk");
+    EXPECT_NE(run("adaptive:open=0.3").losses, first.losses);
+    EXPECT_EQ(run("topk").losses, first.losses);
+    EXPECT_EQ(evaluate_nano(windows, "topk", 0.0f, batch).losses.size(), first.losses.size());
+  }
+}
+
 TEST(Evaluation, ZeroPricesGiveTopKsNumbersExactly) {
   const TextWindows windows = windows_of(repeated(20), 32);
   const EvaluationResult plain = evaluate_nano(windows, "topk", 0.0f, 8);
@@ -106,6 +153,7 @@ TEST(Evaluation, ZeroPricesGiveTopKsNumbersExactly) {
   EXPECT_EQ(free.expert_bytes_frac, 1.0);
   EXPECT_EQ(free.gate_mass_frac, 1.0);
   EXPECT_EQ(free.certificate_gap_frac_max, 0.0);
+  EXPECT_EQ(free.changed_tokens_frac, 0.0);
 }
 
 TEST(Evaluation, PricesBuyFewerExpertsAtASmallLoss) {
@@ -118,6 +166,10 @@ TEST(Evaluation, PricesBuyFewerExpertsAtASmallLoss) {
     EXPECT_LT(priced.predicted_latency_us, plain.predicted_latency_us);
     EXPECT_LT(priced.predicted_energy_mj, plain.predicted_energy_mj);
     EXPECT_LT(priced.gate_mass_frac, 1.0);
+    EXPECT_GT(priced.changed_tokens_frac, 0.0);
+    EXPECT_LT(priced.predicted_bytes, plain.predicted_bytes);
+    EXPECT_LE(priced.certificate_gap_frac_median, priced.certificate_gap_frac_p99);
+    EXPECT_LE(priced.certificate_gap_frac_p99, priced.certificate_gap_frac_max);
     EXPECT_LT(std::abs(priced.cross_entropy_nats - plain.cross_entropy_nats), most_nats);
     last = priced.expert_bytes_frac;
   }

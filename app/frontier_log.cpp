@@ -1,0 +1,150 @@
+#include "frontier_log.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "paths.h"
+#include "thermoe/error.h"
+
+namespace thermoe::app {
+namespace {
+
+void check_settings(const std::string& path, const nlohmann::json& there,
+                    const nlohmann::json& here) {
+  if (there == here) return;
+  std::string difference = "the file has no settings";
+  for (const auto& [key, value] : here.items())
+    if (!there.is_object() || !there.contains(key) || there[key] != value) {
+      difference = fmt::format(
+          "{} is {} there and {} now", key,
+          there.is_object() && there.contains(key) ? there[key].dump() : "absent", value.dump());
+      break;
+    }
+  throw IoError(path, fmt::format("was begun with other settings ({}): give another --out, or "
+                                  "remove the file to begin anew",
+                                  difference));
+}
+
+}  // namespace
+
+nlohmann::ordered_json row_to_json(const FrontierRow& row) {
+  return {{"text", row.text},
+          {"batch", row.batch},
+          {"context_tokens", row.context},
+          {"specification", row.specification},
+          {"tokens", row.tokens},
+          {"cross_entropy_nats", row.cross_entropy_nats},
+          {"distinct_experts_mean", row.plans.distinct_experts_mean},
+          {"top_k_distinct_experts_mean", row.plans.top_k_distinct_experts_mean},
+          {"expert_bytes_frac", row.plans.expert_bytes_frac},
+          {"gate_mass_frac", row.plans.gate_mass_frac},
+          {"changed_tokens_frac", row.plans.changed_tokens_frac},
+          {"predicted_bytes", row.plans.predicted_bytes},
+          {"predicted_latency_us", row.plans.predicted_latency_us},
+          {"predicted_energy_mj", row.plans.predicted_energy_mj},
+          {"certificate_gap_frac_median", row.plans.certificate_gap_frac_median},
+          {"certificate_gap_frac_p99", row.plans.certificate_gap_frac_p99},
+          {"certificate_gap_frac_max", row.plans.certificate_gap_frac_max},
+          {"wall_s", row.wall_s},
+          {"window_losses_nats", row.window_losses_nats}};
+}
+
+FrontierRow row_from_json(const nlohmann::json& json) {
+  FrontierRow row;
+  json.at("text").get_to(row.text);
+  json.at("batch").get_to(row.batch);
+  json.at("context_tokens").get_to(row.context);
+  json.at("specification").get_to(row.specification);
+  json.at("tokens").get_to(row.tokens);
+  json.at("cross_entropy_nats").get_to(row.cross_entropy_nats);
+  json.at("distinct_experts_mean").get_to(row.plans.distinct_experts_mean);
+  json.at("top_k_distinct_experts_mean").get_to(row.plans.top_k_distinct_experts_mean);
+  json.at("expert_bytes_frac").get_to(row.plans.expert_bytes_frac);
+  json.at("gate_mass_frac").get_to(row.plans.gate_mass_frac);
+  json.at("changed_tokens_frac").get_to(row.plans.changed_tokens_frac);
+  json.at("predicted_bytes").get_to(row.plans.predicted_bytes);
+  json.at("predicted_latency_us").get_to(row.plans.predicted_latency_us);
+  json.at("predicted_energy_mj").get_to(row.plans.predicted_energy_mj);
+  json.at("certificate_gap_frac_median").get_to(row.plans.certificate_gap_frac_median);
+  json.at("certificate_gap_frac_p99").get_to(row.plans.certificate_gap_frac_p99);
+  json.at("certificate_gap_frac_max").get_to(row.plans.certificate_gap_frac_max);
+  json.at("wall_s").get_to(row.wall_s);
+  json.at("window_losses_nats").get_to(row.window_losses_nats);
+  return row;
+}
+
+FrontierLog::FrontierLog(std::string path, const nlohmann::ordered_json& settings)
+    : path_(std::move(path)), file_(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+  if (file_ < 0)
+    throw IoError(path_, fmt::format("cannot be opened: {}; check the folder of --out",
+                                     std::strerror(errno)));
+  try {
+    if (::flock(file_, LOCK_EX | LOCK_NB) != 0)
+      throw IoError(path_, "another frontier is writing to it: wait for it, or give another --out");
+    read(settings);
+  } catch (...) {
+    ::close(file_);
+    throw;
+  }
+}
+
+FrontierLog::~FrontierLog() { ::close(file_); }
+
+void FrontierLog::read(const nlohmann::ordered_json& settings) {
+  const std::string content = read_file(path_);
+  const size_t whole = content.rfind('\n') + 1;  // what was cut off by an interruption is dropped
+  if (::ftruncate(file_, static_cast<off_t>(whole)) != 0 || ::lseek(file_, 0, SEEK_END) < 0)
+    throw IoError(path_, fmt::format("cannot be written: {}", std::strerror(errno)));
+  if (whole == 0) return write_line(settings.dump());
+  int line = 0;
+  for (size_t begin = 0; begin < whole;) {
+    const size_t end = content.find('\n', begin);
+    ++line;
+    try {
+      const auto json = nlohmann::json::parse(content.begin() + static_cast<std::ptrdiff_t>(begin),
+                                              content.begin() + static_cast<std::ptrdiff_t>(end));
+      if (line == 1)
+        check_settings(path_, json, settings);
+      else
+        rows_.push_back(row_from_json(json));
+    } catch (const nlohmann::json::exception& error) {
+      throw IoError(path_, fmt::format("line {} is damaged ({}): remove the line, or the file to "
+                                       "begin anew",
+                                       line, error.what()));
+    }
+    begin = end + 1;
+  }
+}
+
+const FrontierRow* FrontierLog::find(const std::string& text, int batch,
+                                     const std::string& specification) const {
+  const auto row = std::find_if(rows_.begin(), rows_.end(), [&](const FrontierRow& done) {
+    return done.batch == batch && done.text == text && done.specification == specification;
+  });
+  return row == rows_.end() ? nullptr : &*row;
+}
+
+void FrontierLog::append(FrontierRow row) {
+  write_line(row_to_json(row).dump());
+  rows_.push_back(std::move(row));
+}
+
+void FrontierLog::write_line(const std::string& line) {
+  const std::string text = line + "\n";
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t written = ::write(file_, text.data() + done, text.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0)
+      throw IoError(path_, fmt::format("cannot be written: {}", std::strerror(errno)));
+    done += static_cast<size_t>(written);
+  }
+}
+
+}  // namespace thermoe::app

@@ -1,0 +1,28 @@
+// A finished frontier for programs (CSV, JSON), for the eye (SVG) and for people (a table).
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "frontier.h"
+
+namespace thermoe::app {
+
+struct FrontierReport {
+  nlohmann::ordered_json about;  // model, texts, settings, commit, command line
+  std::string title;
+  std::vector<FrontierPoint> points;
+  std::vector<FrontierMean> means;
+  std::vector<FrontierLevel> levels;
+};
+
+// A row a point; units in the column names; nothing that differs from run to run.
+std::string to_csv(const FrontierReport& report);
+nlohmann::ordered_json to_json(const FrontierReport& report);
+// One panel a batch size: loss difference over distinct experts, means over the texts.
+std::string to_svg(const FrontierReport& report);
+// Per batch size: each policy's loss at every level of distinct experts, and adaptive's ratio.
+std::string to_table(const FrontierReport& report);
+
+}  // namespace thermoe::app
