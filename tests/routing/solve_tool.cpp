@@ -126,7 +126,9 @@ class Solver {
     const Scores scores = scores_of(instance.at("scores"));
     thermoe::ExpertPrices prices;
     thermoe::ExpertLayout layout;
-    thermoe::RoutingRequest request{.scores = scores.view, .k = instance.at("k")};
+    thermoe::RoutingRequest request;
+    request.scores = scores.view;
+    request.k = instance.at("k");
     request.min_k = instance.value("min_k", 0);
     request.layer = instance.value("layer", 0);
     request.renormalize = instance.value("renormalize", true);
