@@ -9,13 +9,14 @@
 namespace thermoe {
 
 struct AdaptiveRouterSettings {
-  UtilityModel utility;
+  UtilityModel utility = {};
   // Where a request says nothing of them:
-  RoutingGoal goal;
+  RoutingGoal goal = {};
   float open_price = 0, slope_price = 0;  // of every instance
   int min_k = 0;                          // 0: exactly k
   int dual_iterations = 100;              // at most, for the bound
   double dual_gap_frac = 1e-4;            // stop when the gap is below this
+  int exact_nodes = 4000;                 // sets of experts tried, at most, to close the gap
 };
 
 // Chooses, for the whole batch, the plan that is best for the request's goal, and a dual bound as

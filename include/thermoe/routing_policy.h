@@ -33,7 +33,7 @@ struct RoutingRequest {
   int layer = 0;                         // for policies that keep state per layer
   const ExpertLayout* layout = nullptr;  // null: every expert once, on one device, without limit
   int min_k = 0;                         // a token uses min_k to k experts; 0: the policy's own
-  std::optional<RoutingGoal> goal;       // absent: the policy's own
+  std::optional<RoutingGoal> goal = {};  // absent: the policy's own
 };
 
 class RoutingPolicy {

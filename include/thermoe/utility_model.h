@@ -10,8 +10,8 @@ namespace thermoe {
 // default (power 1, no scale) is the gate mass. docs/theory.md says why, bench/results what each
 // choice costs in cross-entropy.
 struct UtilityModel {
-  float power = 1.0f;                     // > 0
-  std::vector<std::vector<float>> scale;  // [layers][E], > 0; empty: 1 everywhere
+  float power = 1.0f;                          // > 0
+  std::vector<std::vector<float>> scale = {};  // [layers][E], > 0; empty: 1 everywhere
 };
 
 }  // namespace thermoe

@@ -5,101 +5,191 @@
 #include <algorithm>
 #include <cmath>
 
-#include "routing/drop_rule.h"
-#include "routing/dual_bound.h"
+#include "routing/additive_solver.h"
+#include "routing/costs.h"
+#include "routing/general_search.h"
+#include "routing/merit.h"
+#include "routing/plan_writer.h"
 #include "routing/request_check.h"
 #include "routing/top_k.h"
+#include "routing/utility.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 namespace {
 
 void check_settings(const AdaptiveRouterSettings& settings) {
-  if (settings.goal.kind == RoutingGoal::Kind::kLeastCost &&
-      !(settings.goal.limit >= 0.0 && settings.goal.limit <= 1.0))
-    throw InvalidArgument(fmt::format(
-        "the goal keeps {} of top-k's utility: it must be between 0 and 1", settings.goal.limit));
+  check_utility_model(settings.utility);
+  check_goal(settings.goal);
+  const auto good = [](float price) { return price >= 0.0f && std::isfinite(price); };
+  if (!good(settings.open_price) || !good(settings.slope_price))
+    throw InvalidArgument(
+        fmt::format("the router's own prices are {} and {}: they must be finite and not negative",
+                    settings.open_price, settings.slope_price));
+  if (settings.min_k < 0)
+    throw InvalidArgument(fmt::format("min_k is {}: it must be 0 or more", settings.min_k));
   if (settings.dual_iterations < 0)
     throw InvalidArgument(
         fmt::format("dual_iterations is {}: it must be 0 or more", settings.dual_iterations));
+  if (settings.exact_nodes < 0)
+    throw InvalidArgument(
+        fmt::format("exact_nodes is {}: it must be 0 or more", settings.exact_nodes));
+  if (!(settings.dual_gap_frac >= 0.0))
+    throw InvalidArgument(
+        fmt::format("dual_gap_frac is {}: it must be 0 or more", settings.dual_gap_frac));
 }
 
-// The program in fixed point. Without slopes the order of a token's values is that of its scores.
-void build_program(const RoutingRequest& request, std::span<const float> masses, bool use_slopes,
-                   FixedProgram& program) {
-  program.tokens = static_cast<int>(request.scores.rows);
-  program.experts = static_cast<int>(request.scores.cols);
-  program.k = request.k;
-  const size_t experts = static_cast<size_t>(program.experts);
-  const auto price = [](const std::vector<float>& prices, size_t e) {
-    return prices.empty() ? 0.0 : static_cast<double>(prices[e]);
-  };
-  program.open.resize(experts);
-  for (size_t e = 0; e < experts; ++e) program.open[e] = to_fixed(price(request.prices->open, e));
-  program.value.resize(masses.size() * experts);
-  program.utility.resize(masses.size() * experts);
-  for (size_t t = 0; t < masses.size(); ++t) {
-    const float* scores = request.scores.row(static_cast<int64_t>(t));
-    for (size_t e = 0; e < experts; ++e) {
-      const int64_t utility = to_fixed(static_cast<double>(scores[e]) / masses[t]);
-      program.utility[t * experts + e] = utility;
-      program.value[t * experts + e] =
-          utility - (use_slopes ? to_fixed(price(request.prices->slope, e)) : 0);
-    }
+// The limit of utility allows for the rounding of utilities to the grid: top-k itself keeps a limit
+// of 1.
+Aim aim_of(const RoutingGoal& goal, const RoutingPlan& plan) {
+  Aim aim{goal.kind, goal.limit};
+  if (goal.kind == RoutingGoal::Kind::kLeastCost)
+    aim.limit = goal.limit * plan.tokens - kGridStep * plan.tokens * plan.k;
+  return aim;
+}
+
+// Objective, bound and gap of a report with utility and cost. The bound is never on the wrong side
+// of a plan that keeps the limits.
+void report_objective(const Aim& aim, double bound, RoutingReport& report) {
+  const bool least_cost = aim.kind == RoutingGoal::Kind::kLeastCost;
+  report.objective = least_cost                                    ? report.cost
+                     : aim.kind == RoutingGoal::Kind::kBestQuality ? report.utility
+                                                                   : report.utility - report.cost;
+  report.bound = bound;
+  if (report.status == RoutingStatus::kSolved)
+    report.bound =
+        least_cost ? std::min(bound, report.objective) : std::max(bound, report.objective);
+  report.gap_frac =
+      std::abs(report.bound - report.objective) / std::max(std::abs(report.bound), 1e-12);
+}
+
+void report_top_k(const Aim& aim, double cost, RoutingPlan& plan) {
+  RoutingReport& report = plan.report;
+  report.distinct_experts = report.distinct_instances = report.top_k_distinct_experts;
+  report.utility = plan.tokens;
+  report.cost = cost;
+  if (aim.kind == RoutingGoal::Kind::kBestQuality && cost > aim.limit) {
+    report.status = RoutingStatus::kInfeasible;
+    report.limit_excess = cost - aim.limit;
   }
-}
-
-// Writes a token's new experts by falling score, ties by lower id; says whether the set changed.
-bool replace_ids(std::span<const float> scores, std::span<const int32_t> chosen,
-                 std::span<int32_t> ids, std::vector<int32_t>& sorted) {
-  sorted.assign(chosen.begin(), chosen.end());
-  std::sort(sorted.begin(), sorted.end(), [scores](int32_t a, int32_t b) {
-    const float score_a = scores[static_cast<size_t>(a)], score_b = scores[static_cast<size_t>(b)];
-    return score_a != score_b ? score_a > score_b : a < b;
-  });
-  if (std::equal(sorted.begin(), sorted.end(), ids.begin())) return false;
-  std::copy(sorted.begin(), sorted.end(), ids.begin());
-  return true;
+  report_objective(aim,
+                   aim.kind == RoutingGoal::Kind::kLeastCost ? cost
+                   : aim.kind == RoutingGoal::Kind::kPrices  ? plan.tokens - cost
+                                                             : plan.tokens,
+                   report);
 }
 
 }  // namespace
 
 struct AdaptiveRouter::Impl {
   AdaptiveRouterSettings settings;
-  FixedProgram program;
-  DropRule drop_rule;
-  DualBound dual_bound;
+  Costs costs;
+  Program program;
+  AdditiveSolver solver;
+  ChoiceMaker choice_maker;
+  Choice choice;
+  CostTally tally;
+  PlanWriter writer;
   std::vector<float> masses;
-  std::vector<int32_t> sorted;
   std::vector<uint8_t> seen;
+  GeneralSearch general;
+  std::vector<double> charge, opening, kept_frac, row;
+  double bound = 0;
 
-  void solve(const RoutingRequest& request) {
-    std::optional<int64_t> least_utility;
-    const RoutingGoal goal = request.goal.value_or(settings.goal);
-    if (goal.kind == RoutingGoal::Kind::kLeastCost)
-      least_utility = to_fixed(goal.limit * static_cast<double>(masses.size()));
-    build_program(request, masses, /*use_slopes=*/true, program);
-    drop_rule.run(program, least_utility);
-    if (!least_utility || drop_rule.utility() >= *least_utility) return;
-    // The slope prices alone moved tokens below the budget: choose without them.
-    build_program(request, masses, /*use_slopes=*/false, program);
-    drop_rule.run(program, least_utility);
-    build_program(request, masses, /*use_slopes=*/true, program);
-  }
-
-  void write_plan(const RoutingRequest& request, RoutingPlan& plan) {
-    const size_t k = static_cast<size_t>(plan.k);
-    for (int t = 0; t < plan.tokens; ++t) {
-      const size_t i = static_cast<size_t>(t);
-      const auto scores = request.scores.row_span(t);
-      const std::span<int32_t> ids(plan.ids.data() + i * k, k);
-      if (!replace_ids(scores, drop_rule.experts_of(t), ids, sorted)) continue;
-      plan.changed[i] = 1;
-      ++plan.report.changed_tokens;
-      share_weights(scores, ids, masses[i], request.renormalize, {plan.weights.data() + i * k, k});
-    }
-  }
+  void route(const RoutingRequest& request, RoutingPlan& plan);
+  void build_program(const RoutingRequest& request, const RoutingPlan& top_k);
+  void solve(const RoutingRequest& request, const RoutingPlan& top_k, const Aim& aim);
+  void report_choice(const Aim& aim, RoutingReport& report);
 };
+
+void AdaptiveRouter::Impl::build_program(const RoutingRequest& request, const RoutingPlan& top_k) {
+  const ExpertLayout* layout = request.layout;
+  program.resize(top_k.tokens, top_k.experts,
+                 layout ? std::span<const int32_t>(layout->first) : std::span<const int32_t>());
+  program.k = request.k;
+  program.min_k = request.min_k > 0 ? request.min_k : settings.min_k;
+  if (program.min_k == 0 || program.min_k > request.k) program.min_k = request.k;
+  kept_frac.assign(static_cast<size_t>(program.instances), 1.0);
+  if (layout)
+    for (int i = 0; i < program.instances; ++i)
+      kept_frac[i] =
+          1.0 - static_cast<double>(layout->variants[layout->instances[i].variant].error_frac);
+  row.resize(static_cast<size_t>(program.experts));
+  for (int t = 0; t < program.tokens; ++t) {
+    double* to = program.utility_row(t);
+    const std::span<double> utilities =
+        layout ? std::span<double>(row) : std::span<double>(to, row.size());
+    fill_utilities(settings.utility, request.layer, request.scores.row_span(t), top_k.token_ids(t),
+                   masses[static_cast<size_t>(t)], utilities);
+    if (layout)
+      for (int i = 0; i < program.instances; ++i)
+        to[i] = to_grid(row[program.expert[i]] * kept_frac[i]);
+    std::fill(to + program.instances, to + program.stride, kNever);
+  }
+}
+
+// Leaves the result in choice and bound.
+void AdaptiveRouter::Impl::solve(const RoutingRequest& request, const RoutingPlan& top_k,
+                                 const Aim& aim) {
+  const SearchEffort effort{settings.dual_iterations, settings.dual_gap_frac, settings.exact_nodes};
+  if (aim.kind != RoutingGoal::Kind::kPrices || costs.limited || !costs.additive()) {
+    general.solve(program, costs, aim, request.scores, effort);
+    choice = general.choice();
+    bound = general.bound();
+    return;
+  }
+  charge.resize(static_cast<size_t>(program.instances));
+  opening.resize(static_cast<size_t>(program.instances));
+  for (int i = 0; i < program.instances; ++i) {
+    charge[i] = costs.slope[i] + costs.device_slope[i];
+    opening[i] = costs.open[i] + costs.device_open[i];
+  }
+  program.reprice(charge, opening);
+  // Without slopes and scales a token's best values are its best scores, known already.
+  const bool same_order = !program.priced && program.single && settings.utility.scale.empty() &&
+                          request.layout == nullptr;
+  solver.solve(program,
+               same_order ? std::span<const int32_t>(top_k.ids) : std::span<const int32_t>(),
+               effort);
+  choice_maker.choose(program, solver.state(), request.scores, choice);
+  bound = solver.bound() - costs.least_base();
+}
+
+void AdaptiveRouter::Impl::report_choice(const Aim& aim, RoutingReport& report) {
+  tally.reset(costs, program.instances);
+  const size_t k = static_cast<size_t>(program.k);
+  report.utility = 0;
+  for (size_t s = 0; s < choice.size(); ++s) {
+    if (choice[s] < 0) continue;
+    tally.add(costs, choice[s], 1);
+    report.utility += program.utility_row(static_cast<int>(s / k))[choice[s]];
+  }
+  report.cost = tally.cost();
+  const Merit merit = merit_of(aim, report.utility, tally);
+  if (!merit.feasible()) report.status = RoutingStatus::kInfeasible;
+  report.limit_excess = std::max(merit.violation, static_cast<double>(tally.worst_excess(costs)));
+  report_objective(aim, bound, report);
+}
+
+void AdaptiveRouter::Impl::route(const RoutingRequest& request, RoutingPlan& plan) {
+  check_request(request);
+  check_utility_layer(settings.utility, request.layer, static_cast<int>(request.scores.cols));
+  fill_top_k(request, plan, masses);
+  plan.report = RoutingReport{};
+  plan.report.top_k_distinct_experts = count_distinct(plan, seen);
+  const int instances = request.layout ? request.layout->count() : plan.experts;
+  costs.read(request, instances, settings.open_price, settings.slope_price);
+  const Aim aim = aim_of(request.goal.value_or(settings.goal), plan);
+  if (costs.zero() && (request.layout == nullptr || request.layout->plain())) {
+    report_top_k(aim, costs.least_base(), plan);  // nothing to decide: top-k's own bits
+  } else {
+    build_program(request, plan);
+    solve(request, plan, aim);
+    writer.write(request, program, choice, masses, plan);
+    report_choice(aim, plan.report);
+  }
+  pack(plan, instances);
+}
 
 AdaptiveRouter::AdaptiveRouter(AdaptiveRouterSettings settings) : impl_(std::make_unique<Impl>()) {
   check_settings(settings);
@@ -109,29 +199,7 @@ AdaptiveRouter::AdaptiveRouter(AdaptiveRouterSettings settings) : impl_(std::mak
 AdaptiveRouter::~AdaptiveRouter() = default;
 
 void AdaptiveRouter::route(const RoutingRequest& request, RoutingPlan& plan) {
-  check_request(request);
-  Impl& impl = *impl_;
-  fill_top_k(request, plan, impl.masses);
-  plan.report = RoutingReport{};
-  plan.report.top_k_distinct_experts = count_distinct(plan, impl.seen);
-  if (request.prices == nullptr || request.prices->zero()) {
-    plan.report.distinct_experts = plan.report.top_k_distinct_experts;
-    plan.report.objective = plan.report.bound = plan.tokens;
-    plan.instances = plan.ids;
-    pack(plan, plan.experts);
-    return;
-  }
-  impl.solve(request);
-  impl.write_plan(request, plan);
-  plan.instances = plan.ids;
-  pack(plan, plan.experts);
-  RoutingReport& report = plan.report;
-  report.distinct_experts = impl.drop_rule.open_count();
-  report.gate_mass_frac = std::min(1.0, from_fixed(impl.drop_rule.utility()) / plan.tokens);
-  report.objective = from_fixed(impl.drop_rule.objective(impl.program));
-  report.bound = impl.dual_bound.run(impl.program, impl.drop_rule, report.objective,
-                                     impl.settings.dual_iterations, impl.settings.dual_gap_frac);
-  report.gap_frac = (report.bound - report.objective) / std::max(std::abs(report.bound), 1e-12);
+  impl_->route(request, plan);
 }
 
 }  // namespace thermoe

@@ -1,36 +1,60 @@
 // The certificate: an upper bound on every plan's objective, from the program's dual.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
-#include "routing/drop_rule.h"
+#include "routing/open_set.h"
 
 namespace thermoe {
 
 // With a margin price theta[t] for each token's slots, weak duality gives, for any theta,
-//   objective <= k * sum_t theta[t] + sum_e max(0, sum_t max(0, value[t, e] - theta[t]) - open[e]),
-// which is the cost-sharing dual with q[t, e] = max(0, value[t, e] - theta[t]) scaled into open[e].
-// Minimised over theta by subgradient steps of Polyak's length towards the primal objective, which
-// is a sharp target because the relaxation is nearly always tight. Keeps its storage.
+//   objective <= k sum_t theta[t] + (k - min_k) sum_t max(0, -theta[t])
+//                + sum_e max over subsets S of e's instances of A_e(S),
+//   A_e(S) = sum_t max(0, max_{i in S} value[t, i] - theta[t]) - sum_{i in S} open[i], A_e({}) = 0.
+// theta is kept on the grid, so the bound is computed without rounding. Keeps its storage.
 class DualBound {
  public:
-  // The least bound found in at most `iterations` steps; stops early when (bound - objective) falls
-  // to gap_frac of |bound|. `objective` is that of the plan in `primal`, from which it starts.
-  // Never below `objective`.
-  double run(const FixedProgram& program, const DropRule& primal, double objective, int iterations,
-             double gap_frac);
+  // Starts between the least value that each token holds and the next it would take: where the
+  // relaxation is tight, the optimal theta is there.
+  void start(const Program& program, const OpenSet& primal);
+
+  // Subgradient steps of Polyak's length towards `target`, a plan's objective, until the bound is
+  // within gap_frac of it or `iterations` are done. Returns the least bound since start().
+  double improve(const Program& program, double target, int iterations, double gap_frac);
+
+  // At the best theta found: A_e(S) of expert e, indexed by the bits of S (bit j: the expert's j-th
+  // instance), and the best subset.
+  std::span<const double> terms(const Program& program, int expert) const;
+  uint32_t best_subset(const Program& program, int expert) const;
+  double bound() const { return best_; }
+
+  // The pieces of improve(), for a program whose prices change from step to step (the caller then
+  // says which theta to keep): the bound at the current theta; the squared length of a subgradient;
+  // a step against it; and per instance what the maximiser at theta loads [I] and uses [I].
+  double evaluate(const Program& program);
+  double slope_norm_squared(const Program& program);
+  void step(double length);
+  void usage(const Program& program, std::vector<int32_t>& loads, std::vector<uint8_t>& uses) const;
+  void keep() { kept_ = current_; }
+  void restore() { current_ = kept_; }
 
  private:
-  void start(const FixedProgram& program, const DropRule& primal);
-  double evaluate(const FixedProgram& program);
-  double slope_norm_squared(const FixedProgram& program);
+  double evaluate_groups(const Program& program);
+  int taken(const Program& program, int t) const;
+  void keep_if_best(double bound);
 
-  std::vector<double> value_;    // [T, E]
-  std::vector<double> open_;     // [E]
-  std::vector<double> theta_;    // [T]
-  std::vector<double> surplus_;  // [E] sum_t max(0, value - theta), less open
-  std::vector<double> slope_;    // [T] a subgradient at theta_
+  struct Terms {
+    std::vector<double> theta;  // [T]
+    std::vector<double> value;  // single: [stride] A_e of the one instance; else by expert_at
+  };
+  Terms current_, kept_;
+  std::vector<int32_t> expert_at_;  // [E + 1] offset of the expert's 2^n terms
+  std::vector<double> slope_;       // [T] a subgradient
+  std::vector<double> penalty_;     // [stride] 0 where the instance pays, else kNever
+  std::vector<uint32_t> subset_;    // [E] best subsets at current theta
+  double best_ = 0;
 };
 
 }  // namespace thermoe

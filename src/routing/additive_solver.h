@@ -1,0 +1,41 @@
+// Plan and bound of a program with additive prices: search, bound, and what closes the gap.
+#pragma once
+
+#include <span>
+
+#include "routing/dual_bound.h"
+#include "routing/exact_search.h"
+#include "routing/open_set.h"
+#include "routing/primal_search.h"
+
+namespace thermoe {
+
+struct SearchEffort {
+  int dual_iterations = 100;
+  double dual_gap_frac = 1e-4;
+  int exact_nodes = 4000;
+};
+
+class AdditiveSolver {
+ public:
+  // own_best as for OpenSet::start. The result is state() and bound(), which is never below the
+  // objective of any plan, and equal to state().objective() where that is proven best.
+  void solve(const Program& program, std::span<const int32_t> own_best, const SearchEffort& effort);
+  // Only the plan, by closings and openings alone.
+  void climb(const Program& program, std::span<const int32_t> own_best);
+
+  OpenSet& state() { return state_; }
+  DualBound& dual() { return dual_; }
+  double bound() const { return bound_; }
+
+ private:
+  bool close_gap(const Program& program, int iterations, double gap_frac, int nodes);
+
+  OpenSet state_;
+  PrimalSearch primal_;
+  DualBound dual_;
+  ExactSearch exact_;
+  double bound_ = 0;
+};
+
+}  // namespace thermoe

@@ -1,0 +1,133 @@
+#include "routing/general_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace thermoe {
+namespace {
+
+constexpr int kRounds = 3;           // of proposing a choice and improving the multipliers
+constexpr int kPolishRounds = 6;     // passes of the local search over one choice
+constexpr int kBisections = 12;      // of rho: its last ratio is below 1.01
+constexpr double kMostRho = 0x1p20;  // where a unit of cost outweighs any batch's utility
+constexpr double kLeastRho = 0x1p-20;
+
+}  // namespace
+
+void GeneralSearch::keep(const Merit& merit) {
+  if (found_ && !merit.better_than(best_)) return;
+  found_ = true;
+  best_ = merit;
+  best_choice_ = state_.choice();
+}
+
+// The additive program's plan at the current multipliers, within its capacities.
+Merit GeneralSearch::propose(const Call& call, bool polish) {
+  lagrangian_.price(call.costs, call.program);
+  solver_.climb(call.program, {});
+  choice_maker_.choose(call.program, solver_.state(), call.scores, proposal_);
+  state_.load(call.program, call.costs, proposal_);
+  repair_.run(call.program, call.costs, state_);
+  state_.forget();
+  const Merit merit = state_.merit(call.aim);
+  keep(merit);
+  if (!polish) return merit;
+  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds);
+  keep(state_.merit(call.aim));
+  return merit;
+}
+
+void GeneralSearch::polish_best(const Call& call) {
+  proposal_ = best_choice_;
+  state_.load(call.program, call.costs, proposal_);
+  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds);
+  keep(state_.merit(call.aim));
+}
+
+// A bracket [rho_low_, rho_high_]: dear enough a unit of cost keeps a limit of cost, cheap enough
+// it keeps a limit of utility.
+void GeneralSearch::find_rho(const Call& call) {
+  const bool by_cost = call.aim.kind == RoutingGoal::Kind::kBestQuality;
+  const auto too_high = [&](double rho) {
+    lagrangian_.multipliers().rho = rho;
+    return (propose(call, false).violation == 0.0) == by_cost;
+  };
+  rho_low_ = kLeastRho;
+  rho_high_ = kMostRho;
+  double rho = 1.0;
+  for (double factor = 4.0; rho_low_ < rho && rho < rho_high_; factor *= 4.0) {
+    const bool high = too_high(rho);
+    (high ? rho_high_ : rho_low_) = rho;
+    if (rho_low_ > kLeastRho && rho_high_ < kMostRho) break;
+    rho = high ? rho / factor : rho * factor;
+  }
+  for (int i = 0; i < kBisections && rho_high_ > 1.01 * rho_low_; ++i) {
+    rho = std::sqrt(rho_low_ * rho_high_);
+    (too_high(rho) ? rho_high_ : rho_low_) = rho;
+  }
+}
+
+// What utility - rho cost can be at least, by the best choice found.
+double GeneralSearch::lower_target(const Call& call, double rho) const {
+  switch (call.aim.kind) {
+    case RoutingGoal::Kind::kPrices:
+      return best_.objective;
+    case RoutingGoal::Kind::kLeastCost:
+      return call.aim.limit + rho * best_.objective;
+    case RoutingGoal::Kind::kBestQuality:
+      return best_.objective - rho * call.aim.limit;
+  }
+  return 0;
+}
+
+void GeneralSearch::improve_bound(const Call& call, double rho, int iterations) {
+  lagrangian_.multipliers().rho = rho;
+  lagrangian_.price(call.costs, call.program);
+  if (!dual_started_) solver_.dual().start(call.program, solver_.state());
+  dual_started_ = true;
+  const double most =
+      lagrangian_.improve(call.costs, call.program, solver_.dual(), lower_target(call, rho),
+                          iterations, call.effort.dual_gap_frac);
+  switch (call.aim.kind) {
+    case RoutingGoal::Kind::kPrices:
+      bound_ = std::min(bound_, most);
+      break;
+    case RoutingGoal::Kind::kLeastCost:
+      bound_ = std::max(bound_, (call.aim.limit - most) / rho);
+      break;
+    case RoutingGoal::Kind::kBestQuality:
+      bound_ = std::min(bound_, most + rho * call.aim.limit);
+      break;
+  }
+}
+
+void GeneralSearch::solve(Program& program, const Costs& costs, const Aim& aim, ConstMatrix scores,
+                          const SearchEffort& effort) {
+  const Call call{program, costs, aim, scores, effort};
+  found_ = dual_started_ = false;
+  const bool least_cost = aim.kind == RoutingGoal::Kind::kLeastCost;
+  bound_ = least_cost ? costs.least_base() : std::numeric_limits<double>::infinity();
+  state_.set_orders(program, costs);
+  lagrangian_.start(costs, program.instances, 1.0);
+  const bool fixed = costs.devices == 1 && !costs.limited;
+  for (int round = 0; round < kRounds; ++round) {
+    double rho = 1.0;
+    if (aim.kind != RoutingGoal::Kind::kPrices) {
+      find_rho(call);
+      rho = std::sqrt(rho_low_ * rho_high_);
+      polish_best(call);
+      lagrangian_.multipliers().rho = rho_high_;
+      propose(call, true);
+      lagrangian_.multipliers().rho = rho_low_;
+    }
+    propose(call, true);
+    improve_bound(call, rho, effort.dual_iterations);
+    if (aim.kind != RoutingGoal::Kind::kPrices)
+      for (const double factor : {0.7, 1.4, 0.85, 1.2})
+        improve_bound(call, rho * factor, effort.dual_iterations / 2);
+    if (fixed) break;
+  }
+}
+
+}  // namespace thermoe

@@ -1,0 +1,58 @@
+// The general program: several devices, capacities, budgets.
+#pragma once
+
+#include <vector>
+
+#include "routing/additive_solver.h"
+#include "routing/capacity_repair.h"
+#include "routing/choice_search.h"
+#include "routing/choice_state.h"
+#include "routing/lagrangian.h"
+#include "routing/merit.h"
+
+namespace thermoe {
+
+// Alternates between the two sides: at given multipliers the additive program proposes a choice,
+// which is brought within its capacities and improved by the true goal; the best choice's worth is
+// the target towards which the bound, and with it the multipliers, are improved. For a budget the
+// worth of cost, rho, is found by bisection between choices that keep the limit and that do not.
+class GeneralSearch {
+ public:
+  // Results are choice(), merit() and bound().
+  void solve(Program& program, const Costs& costs, const Aim& aim, ConstMatrix scores,
+             const SearchEffort& effort);
+
+  const Choice& choice() const { return best_choice_; }
+  const Merit& merit() const { return best_; }
+  // No choice that keeps all limits has a better objective (in the goal's own sense: kLeastCost: no
+  // lower cost).
+  double bound() const { return bound_; }
+
+ private:
+  struct Call {
+    Program& program;
+    const Costs& costs;
+    const Aim& aim;
+    ConstMatrix scores;
+    const SearchEffort& effort;
+  };
+  Merit propose(const Call& call, bool polish);
+  void find_rho(const Call& call);
+  void improve_bound(const Call& call, double rho, int iterations);
+  void polish_best(const Call& call);
+  void keep(const Merit& merit);
+  double lower_target(const Call& call, double rho) const;
+
+  AdditiveSolver solver_;
+  ChoiceMaker choice_maker_;
+  CapacityRepair repair_;
+  ChoiceState state_;
+  ChoiceSearch search_;
+  Lagrangian lagrangian_;
+  Choice proposal_, best_choice_;
+  Merit best_;
+  bool found_ = false, dual_started_ = false;
+  double bound_ = 0, rho_low_ = 0, rho_high_ = 0;
+};
+
+}  // namespace thermoe
