@@ -20,15 +20,6 @@ const CostShape& shape_of(const EngineOptions& options) {
   return options.cost_shape.empty() ? known_cost_shapes().front() : cost_shape(options.cost_shape);
 }
 
-// The file to read the calibration from; empty: there is none.
-std::filesystem::path calibration_file(const EngineOptions& options) {
-  if (!options.calibrated) return {};
-  if (!options.calibration.empty()) return options.calibration;
-  const std::filesystem::path own = model_directory(options) / kCalibrationFile;
-  std::error_code ignored;
-  return std::filesystem::exists(own, ignored) ? own : std::filesystem::path();
-}
-
 std::optional<ExpertCalibration> open_calibration(const EngineOptions& options,
                                                   const ModelConfig& config) {
   const std::filesystem::path file = calibration_file(options);
@@ -43,6 +34,14 @@ std::optional<ExpertCalibration> open_calibration(const EngineOptions& options,
 }
 
 }  // namespace
+
+std::filesystem::path calibration_file(const EngineOptions& options) {
+  if (!options.calibrated) return {};
+  if (!options.calibration.empty()) return options.calibration;
+  const std::filesystem::path own = model_directory(options) / kCalibrationFile;
+  std::error_code ignored;
+  return std::filesystem::exists(own, ignored) ? own : std::filesystem::path();
+}
 
 void EngineOptions::add_model_to(CLI::App& command) {
   command.add_option("--model", model,

@@ -34,6 +34,10 @@ struct EngineOptions {
   void add_model_to(CLI::App& command);
 };
 
+// The file that an engine reads its calibration from: the option's, or the model's own; empty:
+// none.
+std::filesystem::path calibration_file(const EngineOptions& options);
+
 // A loaded model, its tokenizer, its experts' calibration if there is one, and the cost model that
 // its steps are charged to.
 class Engine {

@@ -5,13 +5,20 @@
 
 namespace thermoe {
 
-// u[t, e] = (s[t, e] / M[t])^power * scale[layer][e], divided by the same sum over the token's own
-// top-k, so that a token that keeps its top-k has utility exactly 1; M[t] is its top-k mass. The
-// default (power 1, no scale) is the gate mass. docs/theory.md says why, bench/results what each
-// choice costs in cross-entropy.
+// u[t, e] = (k s[t, e] / M[t])^power / k * scale[layer][e], where M[t] is the sum of the token's
+// own k highest scores. At power 1 without scales this is the gate mass: a token that keeps its
+// top-k has utility exactly 1. At other powers such a token has utility 1 if its weights are equal
+// and more the more they lean on few experts. With scales an expert outside the token's own top-k
+// is worth at most 0.99 to 1 times the least within, so that top-k stays each token's best choice.
+//
+// The default is what measured cross-entropy favours (docs/utility.md): an expert that is left out
+// takes its weight times its output from the layer's output, and the harm grows with the square.
 struct UtilityModel {
-  float power = 1.0f;                          // > 0
-  std::vector<std::vector<float>> scale = {};  // [layers][E], > 0; empty: 1 everywhere
+  float power = 2.0f;                     // > 0
+  std::vector<std::vector<float>> scale;  // [layers][E], > 0; empty: 1 everywhere
+
+  // The utility of which 1 is the gate mass of one unmodified token.
+  static UtilityModel gate_mass() { return {.power = 1.0f, .scale = {}}; }
 };
 
 }  // namespace thermoe

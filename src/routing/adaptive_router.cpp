@@ -41,10 +41,10 @@ void check_settings(const AdaptiveRouterSettings& settings) {
 
 // The limit of utility allows for the rounding of utilities to the grid: top-k itself keeps a limit
 // of 1.
-Aim aim_of(const RoutingGoal& goal, const RoutingPlan& plan) {
+Aim aim_of(const RoutingGoal& goal, const RoutingPlan& plan, double top_k_utility) {
   Aim aim{goal.kind, goal.limit};
   if (goal.kind == RoutingGoal::Kind::kLeastCost)
-    aim.limit = goal.limit * plan.tokens - kGridStep * plan.tokens * plan.k;
+    aim.limit = goal.limit * top_k_utility - kGridStep * plan.tokens * plan.k;
   return aim;
 }
 
@@ -63,10 +63,10 @@ void report_objective(const Aim& aim, double bound, RoutingReport& report) {
       std::abs(report.bound - report.objective) / std::max(std::abs(report.bound), 1e-12);
 }
 
-void report_top_k(const Aim& aim, double cost, RoutingPlan& plan) {
+void report_top_k(const Aim& aim, double cost, double utility, RoutingPlan& plan) {
   RoutingReport& report = plan.report;
   report.distinct_experts = report.distinct_instances = report.top_k_distinct_experts;
-  report.utility = plan.tokens;
+  report.utility = utility;
   report.cost = cost;
   if (aim.kind == RoutingGoal::Kind::kBestQuality && cost > aim.limit) {
     report.status = RoutingStatus::kInfeasible;
@@ -74,8 +74,8 @@ void report_top_k(const Aim& aim, double cost, RoutingPlan& plan) {
   }
   report_objective(aim,
                    aim.kind == RoutingGoal::Kind::kLeastCost ? cost
-                   : aim.kind == RoutingGoal::Kind::kPrices  ? plan.tokens - cost
-                                                             : plan.tokens,
+                   : aim.kind == RoutingGoal::Kind::kPrices  ? utility - cost
+                                                             : utility,
                    report);
 }
 
@@ -97,10 +97,20 @@ struct AdaptiveRouter::Impl {
   double bound = 0;
 
   void route(const RoutingRequest& request, RoutingPlan& plan);
+  // What plain top-k is worth, without errors of variants.
+  double worth_of(const RoutingRequest& request, const RoutingPlan& top_k);
   void build_program(const RoutingRequest& request, const RoutingPlan& top_k);
   void solve(const RoutingRequest& request, const RoutingPlan& top_k, const Aim& aim);
   void report_choice(const Aim& aim, RoutingReport& report);
 };
+
+double AdaptiveRouter::Impl::worth_of(const RoutingRequest& request, const RoutingPlan& top_k) {
+  double worth = 0;
+  for (int t = 0; t < top_k.tokens; ++t)
+    worth += top_k_utility(settings.utility, request.layer, request.scores.row_span(t),
+                           top_k.token_ids(t), masses[static_cast<size_t>(t)]);
+  return worth;
+}
 
 void AdaptiveRouter::Impl::build_program(const RoutingRequest& request, const RoutingPlan& top_k) {
   const ExpertLayout* layout = request.layout;
@@ -145,9 +155,8 @@ void AdaptiveRouter::Impl::solve(const RoutingRequest& request, const RoutingPla
     opening[i] = costs.open[i] + costs.device_open[i];
   }
   program.reprice(charge, opening);
-  // Without slopes and scales a token's best values are its best scores, known already.
-  const bool same_order = !program.priced && program.single && settings.utility.scale.empty() &&
-                          request.layout == nullptr;
+  // Without slopes a token's best values are its best scores, known already.
+  const bool same_order = !program.priced && program.single && request.layout == nullptr;
   solver.solve(program,
                same_order ? std::span<const int32_t>(top_k.ids) : std::span<const int32_t>(),
                effort);
@@ -179,9 +188,11 @@ void AdaptiveRouter::Impl::route(const RoutingRequest& request, RoutingPlan& pla
   plan.report.top_k_distinct_experts = count_distinct(plan, seen);
   const int instances = request.layout ? request.layout->count() : plan.experts;
   costs.read(request, instances, settings.open_price, settings.slope_price);
-  const Aim aim = aim_of(request.goal.value_or(settings.goal), plan);
+  const double top_k_worth = worth_of(request, plan);
+  const Aim aim = aim_of(request.goal.value_or(settings.goal), plan, top_k_worth);
   if (costs.zero() && (request.layout == nullptr || request.layout->plain())) {
-    report_top_k(aim, costs.least_base(), plan);  // nothing to decide: top-k's own bits
+    report_top_k(aim, costs.least_base(), top_k_worth,
+                 plan);  // nothing to decide: top-k's own bits
   } else {
     build_program(request, plan);
     solve(request, plan, aim);

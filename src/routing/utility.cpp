@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "routing/grid.h"
@@ -10,8 +11,8 @@
 namespace thermoe {
 namespace {
 
-// (s / mass)^power * scale for a whole row. `raise` is inlined, so each common power has its own
-// vectorised loop; only other powers call pow().
+// (k s / mass)^power * scale / k for a whole row. `raise` is inlined, so each common power has its
+// own vectorised loop; only other powers call pow().
 template <typename Raise>
 void raise_row(std::span<const float> scores, double inverse_mass, const float* scale, Raise raise,
                std::span<double> out) {
@@ -21,6 +22,26 @@ void raise_row(std::span<const float> scores, double inverse_mass, const float* 
   } else {
     for (size_t e = 0; e < scores.size(); ++e)
       out[e] = raise(static_cast<double>(scores[e]) * inverse_mass) * static_cast<double>(scale[e]);
+  }
+}
+
+// Scales may not lift an expert over one of the token's own top-k: each outsider is worth less than
+// the least of them, in the order of what the scales say.
+void cap_outsiders(std::span<const float> scores, std::span<const int> top_ids,
+                   std::span<double> utility) {
+  double least = kLargestUtility;
+  for (const int id : top_ids) least = std::min(least, utility[static_cast<size_t>(id)]);
+  const float last = scores[static_cast<size_t>(top_ids.back())];
+  const auto outside = [&](size_t e) {
+    return scores[e] < last ||
+           (scores[e] == last &&
+            std::find(top_ids.begin(), top_ids.end(), static_cast<int>(e)) == top_ids.end());
+  };
+  constexpr double kRoom = 0.01;  // of the least, in which capped outsiders keep their order
+  for (size_t e = 0; e < utility.size(); ++e) {
+    const double low = least * (1.0 - kRoom);
+    if (utility[e] <= low || !outside(e)) continue;
+    utility[e] = to_grid(low + least * kRoom * utility[e] / (utility[e] + 2.0 * least));
   }
 }
 
@@ -56,24 +77,39 @@ void fill_utilities(const UtilityModel& model, int layer, std::span<const float>
                     std::span<const int> top_ids, float mass, std::span<double> utility) {
   const float* scale =
       model.scale.empty() ? nullptr : model.scale[static_cast<size_t>(layer)].data();
-  const double inverse = 1.0 / static_cast<double>(mass);
+  const double k = static_cast<double>(top_ids.size());
+  const double inverse = (model.power == 1.0f ? 1.0 : k) / static_cast<double>(mass);
   const double power = static_cast<double>(model.power);
   if (model.power == 1.0f)
     raise_row(
         scores, inverse, scale, [](double x) { return x; }, utility);
   else if (model.power == 2.0f)
     raise_row(
-        scores, inverse, scale, [](double x) { return x * x; }, utility);
+        scores, inverse, scale, [k](double x) { return x * x / k; }, utility);
   else if (model.power == 1.5f)
     raise_row(
-        scores, inverse, scale, [](double x) { return x * std::sqrt(x); }, utility);
+        scores, inverse, scale, [k](double x) { return x * std::sqrt(x) / k; }, utility);
   else
     raise_row(
-        scores, inverse, scale, [power](double x) { return std::pow(x, power); }, utility);
-  double own = 0;
-  for (const int id : top_ids) own += utility[static_cast<size_t>(id)];
-  const double share = own > 0.0 ? 1.0 / own : 0.0;  // 0 only if every power underflows
-  for (double& value : utility) value = to_grid(std::min(value * share, kLargestUtility));
+        scores, inverse, scale, [power, k](double x) { return std::pow(x, power) / k; }, utility);
+  for (double& value : utility) value = to_grid(std::min(value, kLargestUtility));
+  if (scale != nullptr) cap_outsiders(scores, top_ids, utility);
+}
+
+double top_k_utility(const UtilityModel& model, int layer, std::span<const float> scores,
+                     std::span<const int> top_ids, float mass) {
+  if (model.power == 1.0f && model.scale.empty()) return 1.0;  // shares of the mass
+  const double k = static_cast<double>(top_ids.size());
+  double sum = 0;
+  for (const int id : top_ids) {
+    const size_t e = static_cast<size_t>(id);
+    const double share = static_cast<double>(scores[e]) / static_cast<double>(mass);
+    double worth = std::pow(k * share, static_cast<double>(model.power)) / k;
+    if (!model.scale.empty())
+      worth *= static_cast<double>(model.scale[static_cast<size_t>(layer)][e]);
+    sum += to_grid(std::min(worth, kLargestUtility));
+  }
+  return sum;
 }
 
 }  // namespace thermoe

@@ -21,4 +21,9 @@ void check_utility_layer(const UtilityModel& model, int layer, int experts);
 void fill_utilities(const UtilityModel& model, int layer, std::span<const float> scores,
                     std::span<const int> top_ids, float mass, std::span<double> utility);
 
+// What an unmodified token is worth: the sum of its utilities over its own top-k, to a grid step
+// for each.
+double top_k_utility(const UtilityModel& model, int layer, std::span<const float> scores,
+                     std::span<const int> top_ids, float mass);
+
 }  // namespace thermoe

@@ -70,10 +70,16 @@ class Program:
         self.mass = mass
         self.share = self.scores.astype(float) / mass.astype(float)[:, None]
         scale = settings.get("scale") or []
-        worth = self.share ** float(np.float32(settings.get("power", 1.0)))
+        power = float(np.float32(settings.get("power", 2.0)))
+        worth = (self.k * self.share) ** power / self.k
         if scale:
             worth = worth * np.asarray(scale[layer], np.float32).astype(float)
-        worth /= np.take_along_axis(worth, own, 1).sum(1, keepdims=True)
+            within = np.zeros(worth.shape, bool)
+            np.put_along_axis(within, own, True, 1)
+            least = np.where(within, worth, np.inf).min(1, keepdims=True)
+            capped = 0.99 * least + 0.01 * least * worth / (worth + 2.0 * least)
+            worth = np.where(~within & (worth > 0.99 * least), capped, worth)
+        self.top_k_worth = np.take_along_axis(worth, own, 1).sum()
         self.utility = worth[:, self.expert] * (1.0 - self.error)
 
     @property
@@ -120,7 +126,7 @@ def evaluate(program, chosen):
     goal_excess = 0.0
     objective = utility - cost
     if p.goal == LEAST_COST:
-        objective, goal_excess = cost, max(0.0, p.limit * p.tokens - utility)
+        objective, goal_excess = cost, max(0.0, p.limit * p.top_k_worth - utility)
     elif p.goal == BEST_QUALITY:
         objective, goal_excess = utility, max(0.0, cost - p.limit)
     return Evaluation(objective, utility, cost, float(max(0, (load - p.capacity).max())), goal_excess)
@@ -180,7 +186,7 @@ class Model:
             self.costs = cost - utility
         elif p.goal == LEAST_COST:
             self.costs = cost
-            self._add(scipy.sparse.csr_array(utility[None, :]), p.limit * p.tokens, np.inf)
+            self._add(scipy.sparse.csr_array(utility[None, :]), p.limit * p.top_k_worth, np.inf)
         else:
             self.costs = -utility
             self._add(scipy.sparse.csr_array(cost[None, :]), -np.inf, p.limit)

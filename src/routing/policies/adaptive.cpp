@@ -7,18 +7,23 @@
 namespace thermoe {
 namespace {
 
+// Of an expert's output norm, by measured cross-entropy (docs/utility.md).
+constexpr double kNormPower = 0.5;
+
 UtilityModel utility_of(const PolicyArguments& arguments, const PolicyContext& context) {
   const auto power = static_cast<float>(arguments.number("power", 1e-3, 1e3));
-  if (arguments.choice("utility", {"gate", "calibrated"}) == 0) {
+  const size_t kind = arguments.choice("utility", {"auto", "gate", "calibrated"});
+  if (kind == 1 || (kind == 0 && context.calibration == nullptr)) {
     if (arguments.has("norm"))
-      throw InvalidArgument("policy adaptive: norm needs utility=calibrated");
+      throw InvalidArgument("policy adaptive: norm needs a calibration of the model's experts");
     return {.power = power, .scale = {}};
   }
   if (context.calibration == nullptr)
     throw InvalidArgument(
         "policy adaptive: utility=calibrated needs the model's calibration: make one with thermoe "
         "calibrate-experts");
-  const double norm_power = arguments.has("norm") ? arguments.number("norm", -8.0, 8.0) : 1.0;
+  const double norm_power =
+      arguments.has("norm") ? arguments.number("norm", -8.0, 8.0) : kNormPower;
   return calibrated_utility(*context.calibration, power, static_cast<float>(norm_power));
 }
 
@@ -42,17 +47,20 @@ std::unique_ptr<RoutingPolicy> make(const PolicyArguments& arguments,
 
 PolicyMaker adaptive_policy() {
   return {
-      .info = {.name = "adaptive",
-               .summary = "most utility minus cost, or one at a limit of the other, certified",
-               .source = "thermoe",
-               .parameters = {{"open", "0", "price of opening an expert, in utility"},
-                              {"slope", "0", "price of a token through an expert"},
-                              {"power", "1", "power of the normalised gate score"},
-                              {"utility", "gate", "what an expert is worth: gate, or calibrated"},
-                              {"norm", "", "power of an expert's output norm, if calibrated; 1"},
-                              {"min_k", "0", "fewest experts of a token; 0: exactly k"},
-                              {"loss", "", "least cost, losing at most this fraction of utility"},
-                              {"budget", "", "best quality at most at this cost"}}},
+      .info =
+          {.name = "adaptive",
+           .summary = "most utility minus cost, or one at a limit of the other, certified",
+           .source = "thermoe",
+           .parameters =
+               {{"open", "0", "price of opening an expert, in utility"},
+                {"slope", "0", "price of a token through an expert"},
+                {"power", "2", "power of the normalised gate score"},
+                {"utility", "auto",
+                 "what an expert is worth: gate, calibrated, or auto: as there is a calibration"},
+                {"norm", "", "power of an expert's output norm, if calibrated; 0.5"},
+                {"min_k", "0", "fewest experts of a token; 0: exactly k"},
+                {"loss", "", "least cost, losing at most this fraction of utility"},
+                {"budget", "", "best quality at most at this cost"}}},
       .make = make};
 }
 
