@@ -44,6 +44,10 @@ std::optional<ExpertCalibration> open_calibration(const EngineOptions& options,
 
 }  // namespace
 
+std::string model_name(const std::filesystem::path& directory) {
+  return std::filesystem::weakly_canonical(directory).filename().string();
+}
+
 void EngineOptions::add_model_to(CLI::App& command) {
   command.add_option("--model", model,
                      "Hugging Face model directory (Qwen3-MoE, OLMoE or Mixtral); default: the "

@@ -21,6 +21,9 @@ namespace thermoe::app {
 // The calibration of a model's experts, where it lies in the model's directory.
 constexpr const char* kCalibrationFile = "thermoe-experts.json";
 
+// The name of a model's directory, for people, however its path is written ("./models/nano/").
+std::string model_name(const std::filesystem::path& directory);
+
 struct EngineOptions {
   std::string model;        // directory; empty: the shipped nano model
   std::string cost_shape;   // name; empty: the first known

@@ -23,7 +23,7 @@ struct FrontierOptions {
   EngineOptions engine;
   std::vector<std::string> texts, policies;
   std::vector<int> batches{1, 4, 16, 64};
-  std::string out, context = std::to_string(kContext), part = "1/1", calibration, json;
+  std::string out, context = std::to_string(kContext), part = "1/1", json;
   int64_t max_tokens = 0;
 };
 
@@ -33,7 +33,6 @@ FrontierSettings settings_of(const FrontierOptions& options) {
   settings.batches = options.batches;
   settings.max_tokens = options.max_tokens;
   settings.part = TextPart::parse(options.part);
-  settings.calibration = options.calibration;
   settings.choose_context = options.context == "auto";
   settings.context = kContext;
   if (!settings.choose_context) {
@@ -98,6 +97,7 @@ nlohmann::ordered_json about(const Engine& engine, const FrontierSettings& setti
                               {"top_k", engine.model.config().top_k},
                               {"cost_shape", engine.cost.shape().name},
                               {"cost_device", engine.cost.device()},
+                              {"calibrated", engine.calibration.has_value()},
                               {"part", fmt::format("{}/{}", settings.part.index, settings.part.of)},
                               {"max_tokens", settings.max_tokens},
                               {"texts", cells},
@@ -124,11 +124,12 @@ FrontierReport report_of(const Engine& engine, const FrontierSettings& settings,
 
 // One sweep a batch size: the same where it was asked for, else what that size has use for.
 std::vector<std::vector<SweptPolicy>> sweeps_of(const FrontierOptions& options,
-                                                const ModelConfig& config) {
+                                                const Engine& engine) {
+  const ModelConfig& config = engine.model.config();
   std::vector<std::vector<SweptPolicy>> sweeps;
   for (const int batch : options.batches)
     sweeps.push_back(options.policies.empty() ? default_sweep(config.experts, config.top_k, batch,
-                                                              !options.calibration.empty())
+                                                              engine.calibration.has_value())
                                               : read_sweep(options.policies));
   return sweeps;
 }
@@ -136,14 +137,11 @@ std::vector<std::vector<SweptPolicy>> sweeps_of(const FrontierOptions& options,
 void run_frontier_command(const FrontierOptions& options) {
   const FrontierSettings settings = settings_of(options);
   if (!options.policies.empty()) read_sweep(options.policies);  // before the model is opened
-  ExpertCalibration calibration;
-  if (!options.calibration.empty()) calibration = ExpertCalibration::load(options.calibration);
-  const PolicyContext context{options.calibration.empty() ? nullptr : &calibration};
   Engine engine(options.engine);
-  const auto sweeps = sweeps_of(options, engine.model.config());
+  const auto sweeps = sweeps_of(options, engine);
   std::unique_ptr<Progress> progress;
   const FrontierStudy study = run_frontier(
-      engine, settings, sweeps, context, options.out + ".partial.jsonl",
+      engine, settings, sweeps, options.out + ".partial.jsonl",
       [&progress](int64_t done, int64_t total) {
         if (!progress)
           progress = std::make_unique<Progress>("frontier", static_cast<double>(total), "tokens");
@@ -202,8 +200,6 @@ void add_frontier_command(CLI::App& program) {
                    "I/N: the I-th of N equal parts of each text, to tune on one and report on "
                    "another")
       ->capture_default_str();
-  command->add_option("--calibration", options->calibration,
-                      "expert calibration of the model, for the policies that need one");
   command->add_option("--json", options->json,
                       "write the JSON to this file too; - for stdout, instead of the table");
   command->callback([options] { run_frontier_command(*options); });
