@@ -46,11 +46,6 @@ std::vector<std::vector<int32_t>> read_texts(const Tokenizer& tokenizer,
   return texts;
 }
 
-// The directory's own name, for people, however its path is written ("./models/nano/").
-std::string model_name(const std::filesystem::path& directory) {
-  return std::filesystem::weakly_canonical(directory).filename().string();
-}
-
 // What people look at first in one layer.
 struct LayerSummary {
   size_t layer = 0;

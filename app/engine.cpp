@@ -20,6 +20,15 @@ const CostShape& shape_of(const EngineOptions& options) {
   return options.cost_shape.empty() ? known_cost_shapes().front() : cost_shape(options.cost_shape);
 }
 
+// The file to read the calibration from; empty: there is none.
+std::filesystem::path calibration_file(const EngineOptions& options) {
+  if (!options.calibrated) return {};
+  if (!options.calibration.empty()) return options.calibration;
+  const std::filesystem::path own = model_directory(options) / kCalibrationFile;
+  std::error_code ignored;
+  return std::filesystem::exists(own, ignored) ? own : std::filesystem::path();
+}
+
 std::optional<ExpertCalibration> open_calibration(const EngineOptions& options,
                                                   const ModelConfig& config) {
   const std::filesystem::path file = calibration_file(options);
@@ -35,12 +44,8 @@ std::optional<ExpertCalibration> open_calibration(const EngineOptions& options,
 
 }  // namespace
 
-std::filesystem::path calibration_file(const EngineOptions& options) {
-  if (!options.calibrated) return {};
-  if (!options.calibration.empty()) return options.calibration;
-  const std::filesystem::path own = model_directory(options) / kCalibrationFile;
-  std::error_code ignored;
-  return std::filesystem::exists(own, ignored) ? own : std::filesystem::path();
+std::string model_name(const std::filesystem::path& directory) {
+  return std::filesystem::weakly_canonical(directory).filename().string();
 }
 
 void EngineOptions::add_model_to(CLI::App& command) {

@@ -21,6 +21,9 @@ namespace thermoe::app {
 // The calibration of a model's experts, where it lies in the model's directory.
 constexpr const char* kCalibrationFile = "thermoe-experts.json";
 
+// The name of a model's directory, for people, however its path is written ("./models/nano/").
+std::string model_name(const std::filesystem::path& directory);
+
 struct EngineOptions {
   std::string model;        // directory; empty: the shipped nano model
   std::string cost_shape;   // name; empty: the first known
@@ -33,10 +36,6 @@ struct EngineOptions {
   // Only what a command needs that charges no costs and routes by top-k.
   void add_model_to(CLI::App& command);
 };
-
-// The file that an engine reads its calibration from: the option's, or the model's own; empty:
-// none.
-std::filesystem::path calibration_file(const EngineOptions& options);
 
 // A loaded model, its tokenizer, its experts' calibration if there is one, and the cost model that
 // its steps are charged to.

@@ -33,7 +33,6 @@ FrontierSettings settings_of(const FrontierOptions& options) {
   settings.batches = options.batches;
   settings.max_tokens = options.max_tokens;
   settings.part = TextPart::parse(options.part);
-  settings.calibration = calibration_file(options.engine);
   settings.choose_context = options.context == "auto";
   settings.context = kContext;
   if (!settings.choose_context) {
@@ -98,6 +97,7 @@ nlohmann::ordered_json about(const Engine& engine, const FrontierSettings& setti
                               {"top_k", engine.model.config().top_k},
                               {"cost_shape", engine.cost.shape().name},
                               {"cost_device", engine.cost.device()},
+                              {"calibrated", engine.calibration.has_value()},
                               {"part", fmt::format("{}/{}", settings.part.index, settings.part.of)},
                               {"max_tokens", settings.max_tokens},
                               {"texts", cells},
@@ -141,7 +141,7 @@ void run_frontier_command(const FrontierOptions& options) {
   const auto sweeps = sweeps_of(options, engine);
   std::unique_ptr<Progress> progress;
   const FrontierStudy study = run_frontier(
-      engine, settings, sweeps, engine.policy_context(), options.out + ".partial.jsonl",
+      engine, settings, sweeps, options.out + ".partial.jsonl",
       [&progress](int64_t done, int64_t total) {
         if (!progress)
           progress = std::make_unique<Progress>("frontier", static_cast<double>(total), "tokens");

@@ -25,8 +25,7 @@ std::string whole_numbers(int first, int last, int most) {
 // Opening prices from nearly free to closing half of the experts. An expert that serves more tokens
 // is worth more; how much more, the square root says well enough.
 std::string open_prices(int batch) {
-  constexpr std::array kAtBatch16{0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05,
-                                  0.07,  0.1,  0.15,  0.2,  0.3,  0.45, 0.6};
+  constexpr std::array kAtBatch16{0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.4, 0.6};
   const double scale = std::max(1.0, std::sqrt(batch / 16.0));
   std::string text;
   for (const double price : kAtBatch16)
@@ -46,12 +45,17 @@ void add(std::vector<std::string>& lines, const std::string& knob, const std::st
   if (!values.empty()) lines.push_back(knob + "=" + values);
 }
 
-std::vector<std::string> default_lines(int experts, int k, int batch) {
+std::vector<std::string> default_lines(int experts, int k, int batch, bool calibrated) {
   const int distinct = likely_distinct(experts, k, batch);
   const int half = std::max(1, distinct / 2);
   const std::string fewer = whole_numbers(1, k - 1, 8), sets = whole_numbers(half, distinct, 8);
   std::vector<std::string> lines;
-  add(lines, "adaptive:open", open_prices(batch));
+  // Alone a token saves by using fewer experts only.
+  add(lines, "adaptive:min_k=1,open", open_prices(batch));
+  if (batch > 1) {
+    add(lines, "adaptive:open", open_prices(batch));
+    add(lines, "adaptive:utility=gate,power=1,open", open_prices(batch));
+  }
   add(lines, "fewer:k", fewer);
   add(lines, "topp:p", "0.4,0.5,0.6,0.7,0.8,0.9,0.95");
   add(lines, "minp:p", "0.05,0.1,0.2,0.3,0.4,0.5,0.7");
@@ -59,7 +63,7 @@ std::vector<std::string> default_lines(int experts, int k, int batch) {
   add(lines, "xshare:warm=0,1,budget", sets);
   add(lines, "lynx:alpha", "0.125,0.25,0.5,1,2,4,8");
   add(lines, "lynx:keep", whole_numbers(std::max(half, k), std::max(distinct, k), 8));
-  add(lines, "sere:primary", fewer);
+  if (calibrated) add(lines, "sere:primary", fewer);
   add(lines, "cacheprior:lambda=0.2,0.5,1,size", whole_numbers(half, distinct, 3));
   add(lines, "capdrop:factor", "0.5,0.75,1,1.5");
   add(lines, "capexpand:factor", "0.5,0.75,1,1.5");
@@ -72,10 +76,10 @@ std::vector<std::string> default_lines(int experts, int k, int batch) {
 
 std::vector<SweptPolicy> default_sweep(int experts, int k, int batch, bool calibrated) {
   std::vector<std::string> lines;
-  for (const std::string& line : default_lines(experts, k, batch)) {
+  for (const std::string& line : default_lines(experts, k, batch, calibrated)) {
     const std::string name = policy_name(line);
     for (const PolicyInfo& info : known_policies())
-      if (info.name == name && (calibrated || name != "sere")) lines.push_back(line);
+      if (info.name == name) lines.push_back(line);
   }
   return read_sweep(lines);
 }

@@ -43,6 +43,18 @@ std::string model_fingerprint(const fs::path& directory) {
   return fingerprint(told);
 }
 
+std::string fingerprint_of(const ExpertCalibration& calibration) {
+  std::string told;
+  const auto tell = [&told](const std::vector<float>& values) {
+    told.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+  };
+  for (const LayerCalibration& layer : calibration.layers)
+    for (const auto* values :
+         {&layer.load_frac, &layer.output_norm, &layer.output_square, &layer.similarity})
+      tell(*values);
+  return fingerprint(told);
+}
+
 struct Texts {
   std::vector<std::string> names;
   std::vector<EncodedText> texts;
@@ -76,20 +88,19 @@ nlohmann::ordered_json log_settings(const Engine& engine, const FrontierSettings
           {"context_is_chosen", settings.choose_context},
           {"max_tokens", settings.max_tokens},
           {"part", fmt::format("{}/{}", settings.part.index, settings.part.of)},
-          {"calibration",
-           settings.calibration.empty() ? "" : fingerprint(read_file(settings.calibration))},
+          {"calibration", engine.calibration ? fingerprint_of(*engine.calibration) : "none"},
           {"cost_shape", engine.cost.shape().name},
           {"cost_device", engine.cost.device()}};
 }
 
 FrontierRow measure(Lockstep& lockstep, Engine& engine, const TextWindows& windows,
                     const FrontierCell& cell, const std::string& specification,
-                    const PolicyContext& context, const std::function<void(int64_t)>& progress) {
+                    const std::function<void(int64_t)>& progress) {
   EvaluationSettings evaluation;
   evaluation.batch = cell.batch;
   evaluation.max_windows = cell.windows;
   evaluation.progress = [&progress](int64_t done, int64_t) { progress(done); };
-  const auto policy = make_routing_policy(specification, context);
+  const auto policy = make_routing_policy(specification, engine.policy_context());
   const EvaluationResult result = evaluate(lockstep, windows, *policy, engine.charge, evaluation);
   return {.text = cell.text,
           .batch = cell.batch,
@@ -128,10 +139,6 @@ class CellRunner {
 };
 
 }  // namespace
-
-std::string model_name(const fs::path& directory) {
-  return fs::weakly_canonical(directory).filename().string();
-}
 
 FrontierCell plan_cell(const FrontierSettings& settings, const std::string& text,
                        int64_t part_tokens, int batch) {
@@ -183,14 +190,15 @@ int64_t tokens_to_do(const std::vector<FrontierCell>& cells, const FrontierLog& 
 
 FrontierStudy run_frontier(Engine& engine, const FrontierSettings& settings,
                            std::span<const std::vector<SweptPolicy>> sweeps,
-                           const PolicyContext& context, const std::string& log_path,
+                           const std::string& log_path,
                            const std::function<void(int64_t done, int64_t total)>& progress) {
   const auto start = std::chrono::steady_clock::now();
   const ModelConfig& config = engine.model.config();
   if (sweeps.size() != settings.batches.size())
     throw InvalidArgument("a frontier needs one sweep for each batch size");
   for (size_t b = 0; b < sweeps.size(); ++b)
-    check_sweep(sweeps[b], config.experts, config.top_k, settings.batches[b], context);
+    check_sweep(sweeps[b], config.experts, config.top_k, settings.batches[b],
+                engine.policy_context());
   const Texts texts = read_texts(engine.tokenizer, settings);
   FrontierStudy study;
   study.cells = plan_cells(settings, texts);
@@ -209,7 +217,7 @@ FrontierStudy run_frontier(Engine& engine, const FrontierSettings& settings,
         continue;
       }
       study.rows.push_back(measure(runner.lockstep(cell.batch), engine, windows, cell,
-                                   swept.specification, context,
+                                   swept.specification,
                                    [&](int64_t tokens) { progress(done + tokens, total); }));
       log.append(study.rows.back());
       done += cell.windows * cell.context;

@@ -18,7 +18,6 @@ struct FrontierSettings {
   bool choose_context = false;  // as long as one whole batch of windows fits, if shorter
   int64_t max_tokens = 0;       // of a text, at each point; 0: all
   TextPart part;
-  std::filesystem::path calibration;  // of the policies' context, if any: rows depend on it
 };
 
 // What one text gives at one batch size.
@@ -28,9 +27,6 @@ struct FrontierCell {
   int batch = 0;
   int64_t context = 0, windows = 0;
 };
-
-// The name of a model's folder, however it was written.
-std::string model_name(const std::filesystem::path& directory);
 
 // The windows of `batch` that a part of `part_tokens` tokens gives. Throws InvalidArgument, naming
 // `text`, where it is not one whole batch.
@@ -49,7 +45,7 @@ struct FrontierStudy {
 // InvalidArgument before any work where the input is not fit.
 FrontierStudy run_frontier(Engine& engine, const FrontierSettings& settings,
                            std::span<const std::vector<SweptPolicy>> sweeps,
-                           const PolicyContext& context, const std::string& log_path,
+                           const std::string& log_path,
                            const std::function<void(int64_t done, int64_t total)>& progress);
 
 }  // namespace thermoe::app

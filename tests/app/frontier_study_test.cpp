@@ -39,11 +39,10 @@ class FrontierStudyTest : public ::testing::Test {
   FrontierStudy study(const std::string& log, int64_t points = -1) {
     const std::vector<std::string> specifications{"adaptive:open=0.05,0.2"};
     const std::vector sweeps(settings_.batches.size(), read_sweep(specifications));
-    return run_frontier(nano_engine(), settings_, sweeps, {}, log,
-                        [&](int64_t done, int64_t total) {
-                          EXPECT_LE(done, total);
-                          if (points >= 0 && done > 64 * points) throw Interrupted();
-                        });
+    return run_frontier(nano_engine(), settings_, sweeps, log, [&](int64_t done, int64_t total) {
+      EXPECT_LE(done, total);
+      if (points >= 0 && done > 64 * points) throw Interrupted();
+    });
   }
 
   static std::string csv(const FrontierStudy& study) {
