@@ -14,8 +14,8 @@ struct AdaptiveRouterSettings {
   RoutingGoal goal = {};
   float open_price = 0, slope_price = 0;  // of every instance
   int min_k = 0;                          // 0: exactly k
-  int dual_iterations = 100;              // at most, for the bound
-  double dual_gap_frac = 1e-4;            // stop when the gap is below this
+  int dual_iterations = 200;              // at most, for the bound
+  double dual_gap_frac = 1e-6;            // stop when the gap is below this
   int exact_nodes = 4000;                 // sets of experts tried, at most, to close the gap
 };
 

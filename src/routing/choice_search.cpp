@@ -10,12 +10,12 @@ constexpr int kExchangePartners = 8;  // closed instances that each open one is 
 }  // namespace
 
 void ChoiceSearch::run(const Program& program, const Costs& costs, const Aim& aim,
-                       ChoiceState& state, int rounds) {
+                       ChoiceState& state, int rounds, bool exchange) {
   best_ = state.merit(aim);
   for (int round = 0; round < rounds; ++round) {
     bool found = try_instances(program, costs, aim, state);
     found |= try_tokens(program, aim, state);
-    if (!found) found = try_exchanges(program, costs, aim, state);
+    if (!found && exchange) found = try_exchanges(program, costs, aim, state);
     if (!found) return;
   }
 }
@@ -47,6 +47,7 @@ bool ChoiceSearch::open(const Program& program, const Costs& costs, ChoiceState&
   gains_.clear();
   for (int32_t rank = 0; rank < program.tokens; ++rank) {
     const int32_t t = state.token_order()[rank];
+    if (state.value(t, i) <= state.worst_value(t) && program.single) continue;
     if (state.slot_of(t, i) >= 0) continue;
     const int own = state.slot_of_expert(t, program.expert[i]);
     const int slot = own >= 0 ? own : state.worst_slot(t);
@@ -85,8 +86,7 @@ bool ChoiceSearch::try_instances(const Program& program, const Costs& costs, con
 // Closed instances by what tokens would gain from them, most first.
 void ChoiceSearch::rank_closed(const Program& program, ChoiceState& state) {
   least_.resize(static_cast<size_t>(program.tokens));
-  for (int t = 0; t < program.tokens; ++t)
-    least_[t] = state.value(t, state.held(t)[state.worst_slot(t)]);
+  for (int t = 0; t < program.tokens; ++t) least_[t] = state.worst_value(t);
   sums_.assign(static_cast<size_t>(program.stride), 0.0);
   add_excess(program.values(), least_.data(), program.tokens, program.stride, sums_.data());
   closed_.clear();

@@ -10,11 +10,12 @@ namespace thermoe {
 // Moves: close an instance (its tokens go to their best open alternatives), open one (it takes the
 // tokens that it suits better), exchange two, move a single token. Each is done, judged by the goal
 // and taken back if it is no better; the order is the state's own, so permuting the batch permutes
-// what is found. Ends where no move helps or after `rounds`. Keeps its storage.
+// what is found. Ends where no move helps or after `rounds`;
+// exchanges, which take longest, only where asked for. Keeps its storage.
 class ChoiceSearch {
  public:
   void run(const Program& program, const Costs& costs, const Aim& aim, ChoiceState& state,
-           int rounds);
+           int rounds, bool exchange);
 
  private:
   bool keep_if_better(const Aim& aim, ChoiceState& state, size_t mark);

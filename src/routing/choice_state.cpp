@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <numeric>
 
 namespace thermoe {
@@ -56,6 +57,9 @@ void ChoiceState::load(const Program& program, const Costs& costs, const Choice&
       utility_ += program.utility_row(t)[i];
       ++used_slots_[t];
     }
+  worst_.resize(static_cast<size_t>(program.tokens));
+  worst_value_.resize(static_cast<size_t>(program.tokens));
+  for (int t = 0; t < program.tokens; ++t) refresh_worst(t);
   for (int i = 0; i < program.instances; ++i) refresh_penalty(i);
 }
 
@@ -72,12 +76,17 @@ int ChoiceState::slot_of_expert(int t, int32_t expert) const {
   return -1;
 }
 
-int ChoiceState::worst_slot(int t) const {
+void ChoiceState::refresh_worst(int t) {
   const auto items = held(t);
-  size_t worst = 0;
-  for (size_t s = 1; s < items.size(); ++s)
-    if (value(t, items[s]) < value(t, items[worst])) worst = s;
-  return static_cast<int>(worst);
+  const double* row = program_->value_row(t);
+  worst_[t] = 0;
+  worst_value_[t] = std::numeric_limits<double>::infinity();
+  for (size_t s = 0; s < items.size(); ++s) {
+    const double own = items[s] < 0 ? 0.0 : row[items[s]];
+    if (own >= worst_value_[t]) continue;
+    worst_[t] = static_cast<int32_t>(s);
+    worst_value_[t] = own;
+  }
 }
 
 void ChoiceState::refresh_penalty(int32_t i) {
@@ -95,6 +104,7 @@ void ChoiceState::apply(int t, int slot, int32_t item) {
     refresh_penalty(i);
   }
   place = item;
+  refresh_worst(t);
 }
 
 void ChoiceState::move(int t, int slot, int32_t item) {

@@ -27,7 +27,8 @@ class ChoiceState {
   int slot_of(int t, int32_t item) const;
   int slot_of_expert(int t, int32_t expert) const;
   // The slot whose item has the least value for the token.
-  int worst_slot(int t) const;
+  int worst_slot(int t) const { return worst_[t]; }
+  double worst_value(int t) const { return worst_value_[t]; }
   double value(int t, int32_t item) const { return item < 0 ? 0.0 : program_->value_row(t)[item]; }
 
   void move(int t, int slot, int32_t item);
@@ -57,6 +58,7 @@ class ChoiceState {
   size_t at(int t) const { return static_cast<size_t>(t) * k(); }
   void apply(int t, int slot, int32_t item);
   void refresh_penalty(int32_t i);
+  void refresh_worst(int t);
 
   const Program* program_ = nullptr;
   const Costs* costs_ = nullptr;
@@ -64,6 +66,8 @@ class ChoiceState {
   CostTally tally_;
   double utility_ = 0;
   std::vector<int32_t> used_slots_;                 // [T]
+  std::vector<int32_t> worst_;                      // [T]
+  std::vector<double> worst_value_;                 // [T]
   std::vector<double> open_penalty_, all_penalty_;  // [stride] kNever where no token may go
   std::vector<Move> log_;
   std::vector<int32_t> token_order_, instance_order_;

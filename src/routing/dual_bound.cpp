@@ -35,7 +35,70 @@ void DualBound::start(const Program& program, const OpenSet& primal) {
     const double least = primal.least_value(t), next = primal.next_value(t);
     current_.theta[t] = to_grid(next == kNever ? least : 0.5 * (least + next));
   }
+  if (program.single) start_compact(program, primal);
   keep_if_best(evaluate(program));
+}
+
+// The floor leaves theta twice the room below that it has above, and a little.
+void DualBound::start_compact(const Program& program, const OpenSet& primal) {
+  constexpr double kLeastRoom = 0x1p-8;  // in units of utility
+  const size_t tokens = static_cast<size_t>(program.tokens);
+  floor_.resize(tokens);
+  room_.resize(tokens);
+  entries_.resize(tokens);
+  entry_.resize(tokens * static_cast<size_t>(program.stride));
+  entry_value_.resize(entry_.size());
+  for (int t = 0; t < program.tokens; ++t) {
+    const double theta = current_.theta[t];
+    room_[t] = to_grid(2.0 * (primal.least_value(t) - theta) + kLeastRoom);
+    floor_[t] = theta - room_[t];
+    compact(program, t);
+  }
+}
+
+void DualBound::compact(const Program& program, int t) {
+  const size_t at = static_cast<size_t>(t) * static_cast<size_t>(program.stride);
+  entries_[t] = compact_above(program.value_row(t), floor_[t], program.stride, entry_.data() + at,
+                              entry_value_.data() + at);
+}
+
+void DualBound::lower_floors(const Program& program) {
+  for (int t = 0; t < program.tokens; ++t) {
+    if (current_.theta[t] >= floor_[t]) continue;
+    room_[t] = 4.0 * room_[t] + (floor_[t] - current_.theta[t]);
+    floor_[t] -= room_[t];
+    compact(program, t);
+  }
+}
+
+double DualBound::evaluate_compact(const Program& program) {
+  double bound = 0;
+  double* surplus = current_.value.data();
+  for (int i = 0; i < program.stride; ++i) surplus[i] = -program.open[i];
+  for (int t = 0; t < program.tokens; ++t) {
+    const double theta = current_.theta[t];
+    bound += program.k * theta + program.empty_slots() * std::max(0.0, -theta);
+    const size_t at = static_cast<size_t>(t) * static_cast<size_t>(program.stride);
+    for (size_t n = at; n < at + entries_[t]; ++n)
+      surplus[entry_[n]] += std::max(0.0, entry_value_[n] - theta);
+  }
+  for (int i = 0; i < program.instances; ++i) bound += std::max(0.0, surplus[i]);
+  return bound;
+}
+
+double DualBound::compact_slope_norm_squared(const Program& program) {
+  const double* surplus = current_.value.data();
+  double norm_squared = 0;
+  for (int t = 0; t < program.tokens; ++t) {
+    const double theta = current_.theta[t];
+    int count = theta < 0.0 ? program.empty_slots() : 0;
+    const size_t at = static_cast<size_t>(t) * static_cast<size_t>(program.stride);
+    for (size_t n = at; n < at + entries_[t]; ++n)
+      count += (surplus[entry_[n]] > 0.0) & (entry_value_[n] > theta);
+    slope_[t] = program.k - count;
+    norm_squared += slope_[t] * slope_[t];
+  }
+  return norm_squared;
 }
 
 void DualBound::keep_if_best(double bound) {
@@ -48,13 +111,16 @@ void DualBound::keep_if_best(double bound) {
 double DualBound::improve(const Program& program, double target, int iterations, double gap_frac) {
   current_.theta = kept_.theta;
   if (iterations == 0) return best_;
-  double bound = evaluate(program);
+  const bool compacted = program.single;
+  double bound = compacted ? evaluate_compact(program) : evaluate(program);
   for (int i = 0; i < iterations; ++i) {
     if (best_ - target <= gap_frac * std::abs(best_)) break;
-    const double norm_squared = slope_norm_squared(program);
+    const double norm_squared =
+        compacted ? compact_slope_norm_squared(program) : slope_norm_squared(program);
     if (norm_squared == 0.0) break;  // theta is optimal: no step improves the bound
     step((bound - target) / norm_squared);
-    bound = evaluate(program);
+    if (compacted) lower_floors(program);
+    bound = compacted ? evaluate_compact(program) : evaluate(program);
     keep_if_best(bound);
   }
   return best_;

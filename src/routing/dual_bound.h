@@ -44,16 +44,27 @@ class DualBound {
   double evaluate_groups(const Program& program);
   int taken(const Program& program, int t) const;
   void keep_if_best(double bound);
+  void start_compact(const Program& program, const OpenSet& primal);
+  void lower_floors(const Program& program);
+  void compact(const Program& program, int t);
+  double evaluate_compact(const Program& program);
+  double compact_slope_norm_squared(const Program& program);
 
   struct Terms {
     std::vector<double> theta;  // [T]
     std::vector<double> value;  // single: [stride] A_e of the one instance; else by expert_at
   };
   Terms current_, kept_;
-  std::vector<int32_t> expert_at_;  // [E + 1] offset of the expert's 2^n terms
-  std::vector<double> slope_;       // [T] a subgradient
-  std::vector<double> penalty_;     // [stride] 0 where the instance pays, else kNever
-  std::vector<uint32_t> subset_;    // [E] best subsets at current theta
+  // Single instances: improve() looks only at values above a floor under theta; where theta would
+  // pass it the floor is lowered, so the bound is the same.
+  std::vector<double> floor_, room_;  // [T] and how far the floor is below where it was set
+  std::vector<int32_t> entries_;      // [T] how many values are above
+  std::vector<int32_t> entry_;        // [T, stride] their instances
+  std::vector<double> entry_value_;   // [T, stride]
+  std::vector<int32_t> expert_at_;    // [E + 1] offset of the expert's 2^n terms
+  std::vector<double> slope_;         // [T] a subgradient
+  std::vector<double> penalty_;       // [stride] 0 where the instance pays, else kNever
+  std::vector<uint32_t> subset_;      // [E] best subsets at current theta
   double best_ = 0;
 };
 

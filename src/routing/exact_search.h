@@ -25,16 +25,19 @@ class ExactSearch {
     int32_t expert;
     uint32_t subset;
   };
-  bool collect(const Program& program, const DualBound& dual, double gap);
+  void collect(const Program& program, const DualBound& dual, double gap);
   void descend(const Program& program, OpenSet& state, size_t from, double used);
   void to_bound_set(const Program& program, OpenSet& state);
-  bool assign(const Program& program, OpenSet& state, int expert, uint32_t subset);
+  bool close_rest(const Program& program, OpenSet& state, int expert);
+  void assign(const Program& program, OpenSet& state, int expert, uint32_t subset);
+  double outlook(const Program& program, const OpenSet& state, int expert) const;
   void note(const OpenSet& state);
 
-  std::vector<Alternative> alternatives_;    // by rising regret
-  std::vector<uint32_t> current_;            // [E] subset that is open
-  std::vector<uint8_t> touched_;             // [E] deviates on the current path
-  std::vector<uint8_t> best_flags_, flags_;  // [I]
+  std::vector<Alternative> alternatives_;  // by rising regret
+  std::vector<uint32_t> current_;          // [E] subset that is open
+  std::vector<uint8_t> touched_;           // [E] deviates on the current path
+  std::vector<uint8_t> best_flags_;        // [I]
+  std::vector<int32_t> pending_;           // experts that could not yet close
   double bound_ = 0, best_ = 0;
   int nodes_left_ = 0;
   bool complete_ = true;

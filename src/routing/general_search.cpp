@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace thermoe {
 namespace {
@@ -33,7 +34,7 @@ Merit GeneralSearch::propose(const Call& call, bool polish) {
   const Merit merit = state_.merit(call.aim);
   keep(merit);
   if (!polish) return merit;
-  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds);
+  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds, /*exchange=*/false);
   keep(state_.merit(call.aim));
   return merit;
 }
@@ -41,7 +42,7 @@ Merit GeneralSearch::propose(const Call& call, bool polish) {
 void GeneralSearch::polish_best(const Call& call) {
   proposal_ = best_choice_;
   state_.load(call.program, call.costs, proposal_);
-  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds);
+  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds, /*exchange=*/true);
   keep(state_.merit(call.aim));
 }
 
@@ -81,20 +82,50 @@ double GeneralSearch::lower_target(const Call& call, double rho) const {
   return 0;
 }
 
-void GeneralSearch::improve_bound(const Call& call, double rho, int iterations) {
+// Costs of one device without slopes are its base plus a sum of opening prices: multiples of their
+// greatest common divisor, which is the price itself where all are equal. The least such cost that
+// is not below the bound, but for its rounding.
+double GeneralSearch::next_possible_cost(const Call& call, double bound) const {
+  const Costs& costs = call.costs;
+  if (costs.devices > 1) return bound;
+  int64_t step = 0;  // in grid steps
+  for (size_t i = 0; i < costs.open.size(); ++i) {
+    if (costs.slope[i] + costs.device_slope[i] != 0.0) return bound;
+    step = std::gcd(step, static_cast<int64_t>((costs.open[i] + costs.device_open[i]) / kGridStep));
+  }
+  if (step == 0) return bound;
+  const double base = costs.least_base(), size = static_cast<double>(step) * kGridStep;
+  constexpr double kRounding = 1e-9;  // relative, far above that of the bound's few operations
+  const double steps = std::ceil((bound - base) / size * (1.0 - kRounding) - kRounding);
+  return std::max(bound, base + steps * size);
+}
+
+// The least bound found on utility - rho cost.
+double GeneralSearch::most_at(const Call& call, double rho, int iterations) {
   lagrangian_.multipliers().rho = rho;
   lagrangian_.price(call.costs, call.program);
-  if (!dual_started_) solver_.dual().start(call.program, solver_.state());
+  const double target = lower_target(call, rho), gap_frac = call.effort.dual_gap_frac;
+  DualBound& dual = solver_.dual();
+  if (call.costs.devices == 1 && !call.costs.limited) {
+    // No other multipliers: the additive program's own bound, from its own plan.
+    const double constant = lagrangian_.constant(call.costs);
+    solver_.climb(call.program, {});
+    dual.start(call.program, solver_.state());
+    return dual.improve(call.program, target - constant, iterations, gap_frac) + constant;
+  }
+  if (!dual_started_) dual.start(call.program, solver_.state());
   dual_started_ = true;
-  const double most =
-      lagrangian_.improve(call.costs, call.program, solver_.dual(), lower_target(call, rho),
-                          iterations, call.effort.dual_gap_frac);
+  return lagrangian_.improve(call.costs, call.program, dual, target, iterations, gap_frac);
+}
+
+void GeneralSearch::improve_bound(const Call& call, double rho, int iterations) {
+  const double most = most_at(call, rho, iterations);
   switch (call.aim.kind) {
     case RoutingGoal::Kind::kPrices:
       bound_ = std::min(bound_, most);
       break;
     case RoutingGoal::Kind::kLeastCost:
-      bound_ = std::max(bound_, (call.aim.limit - most) / rho);
+      bound_ = std::max(bound_, next_possible_cost(call, (call.aim.limit - most) / rho));
       break;
     case RoutingGoal::Kind::kBestQuality:
       bound_ = std::min(bound_, most + rho * call.aim.limit);
@@ -110,24 +141,29 @@ void GeneralSearch::solve(Program& program, const Costs& costs, const Aim& aim, 
   bound_ = least_cost ? costs.least_base() : std::numeric_limits<double>::infinity();
   state_.set_orders(program, costs);
   lagrangian_.start(costs, program.instances, 1.0);
-  const bool fixed = costs.devices == 1 && !costs.limited;
-  for (int round = 0; round < kRounds; ++round) {
+  const bool budget = aim.kind != RoutingGoal::Kind::kPrices;
+  const bool fixed = costs.devices == 1 && !costs.limited;  // rho is all there is to find
+  for (int round = 0; round < (fixed ? 1 : kRounds); ++round) {
     double rho = 1.0;
-    if (aim.kind != RoutingGoal::Kind::kPrices) {
+    if (budget) {
       find_rho(call);
       rho = std::sqrt(rho_low_ * rho_high_);
-      polish_best(call);
       lagrangian_.multipliers().rho = rho_high_;
       propose(call, true);
       lagrangian_.multipliers().rho = rho_low_;
     }
     propose(call, true);
-    improve_bound(call, rho, effort.dual_iterations);
-    if (aim.kind != RoutingGoal::Kind::kPrices)
-      for (const double factor : {0.7, 1.4, 0.85, 1.2})
-        improve_bound(call, rho * factor, effort.dual_iterations / 2);
-    if (fixed) break;
+    if (fixed || round + 1 == kRounds) polish_best(call);
+    const int iterations = fixed ? effort.dual_iterations : effort.dual_iterations / kRounds;
+    improve_bound(call, rho, iterations);
+    if (!budget) continue;
+    for (const double factor : {0.7, 1.4, 0.85, 1.2})
+      if (bound_gap() > effort.dual_gap_frac) improve_bound(call, rho * factor, iterations / 2);
   }
+}
+
+double GeneralSearch::bound_gap() const {
+  return std::abs(bound_ - std::abs(best_.objective)) / std::max(std::abs(bound_), 1e-12);
 }
 
 }  // namespace thermoe

@@ -39,6 +39,9 @@ class GeneralSearch {
   Merit propose(const Call& call, bool polish);
   void find_rho(const Call& call);
   void improve_bound(const Call& call, double rho, int iterations);
+  double most_at(const Call& call, double rho, int iterations);
+  double next_possible_cost(const Call& call, double bound) const;
+  double bound_gap() const;  // for a budget
   void polish_best(const Call& call);
   void keep(const Merit& merit);
   double lower_target(const Call& call, double rho) const;

@@ -18,7 +18,10 @@ void OpenSet::start(const Program& program, std::span<const int32_t> own_best) {
   alternative_.resize(tokens * k_);
   least_.resize(tokens);
   next_.resize(tokens);
-  next_value_.resize(tokens);
+  transpose_values();
+  next_value_.assign(height_, kNever);
+  least_value_.assign(height_, kNever);
+  touched_.resize(height_);
   value_sum_ = open_sum_ = 0;
   open_experts_ = 0;
   for (int t = 0; t < program.tokens; ++t) {
@@ -42,6 +45,22 @@ void OpenSet::start(const Program& program, std::span<const int32_t> own_best) {
     find_next(t);
     settle(t);
   }
+}
+
+// In tiles, for the cache. Below the tokens each column is padded with less than any threshold.
+void OpenSet::transpose_values() {
+  const Program& p = *program_;
+  constexpr int kTile = 8;
+  height_ = static_cast<size_t>(padded_row(p.tokens));
+  columns_.resize(static_cast<size_t>(p.stride) * height_);
+  const int height = static_cast<int>(height_);
+  for (int t = 0; t < height; t += kTile)
+    for (int i = 0; i < p.stride; i += kTile)
+      for (int row = t; row < t + kTile; ++row) {
+        const double* from = row < p.tokens ? p.value_row(row) : nullptr;
+        for (int col = i; col < i + kTile; ++col)
+          columns_[static_cast<size_t>(col) * height_ + row] = from ? from[col] : 2 * kNever;
+      }
 }
 
 // Insertion into a short sorted list: most items are turned away by the first comparison.
@@ -119,7 +138,7 @@ void OpenSet::take_back(int t) {
 
 void OpenSet::settle(int t) {
   const size_t begin = at(t);
-  const double next = next_[t] == kNone ? kNever : next_value_[t];
+  const double next = next_value_[t];
   size_t least = 0;
   for (size_t s = 0; s < k_; ++s) {
     const double value = held_value_[begin + s];
@@ -135,6 +154,7 @@ void OpenSet::settle(int t) {
     if (alternative != kNever) loss_[i] += value - alternative;
   }
   least_[t] = static_cast<int32_t>(least);
+  least_value_[t] = held_value_[begin + least];
 }
 
 bool OpenSet::can_close(int i) const {
@@ -161,25 +181,31 @@ void OpenSet::close(int i) {
   penalty_[i] = kNever;
   open_sum_ -= program_->open[i];
   if (--open_of_[e] == 0) --open_experts_;
-  for (int t = 0; t < program_->tokens; ++t) {
-    int slot = slot_of(t, i);
-    // A held sibling may have had i to fall back to.
-    const bool sibling_held = slot < 0 && !program_->single && slot_of_expert(t, e) >= 0;
-    if (slot < 0 && next_[t] != i && !sibling_held) continue;
-    take_back(t);
-    if (slot >= 0) {
-      const int32_t sibling = program_->single ? kNone : best_sibling(t, i);
-      if (sibling != kNone && program_->value_row(t)[sibling] >= next_value(t)) {
-        replace(t, slot, sibling, program_->value_row(t)[sibling]);
-      } else {
-        replace(t, slot, next_[t], next_value_[t]);
-        find_next(t);
-      }
-    } else if (next_[t] == i) {
+  // Who holds i, or has it as an alternative, values it at least like the next best.
+  const int count =
+      find_at_least(column(i), next_value_.data(), static_cast<int>(height_), touched_.data());
+  for (int n = 0; n < count; ++n) close_for(touched_[n], i);
+}
+
+void OpenSet::close_for(int t, int i) {
+  const int slot = slot_of(t, i);
+  // A held sibling may have had i to fall back to.
+  const bool sibling_held =
+      slot < 0 && !program_->single && slot_of_expert(t, program_->expert[i]) >= 0;
+  if (slot < 0 && next_[t] != i && !sibling_held) return;
+  take_back(t);
+  if (slot >= 0) {
+    const int32_t sibling = program_->single ? kNone : best_sibling(t, i);
+    if (sibling != kNone && program_->value_row(t)[sibling] >= next_value(t)) {
+      replace(t, slot, sibling, program_->value_row(t)[sibling]);
+    } else {
+      replace(t, slot, next_[t], next_value_[t]);
       find_next(t);
     }
-    settle(t);
+  } else if (next_[t] == i) {
+    find_next(t);
   }
+  settle(t);
 }
 
 void OpenSet::open(int i) {
@@ -187,7 +213,9 @@ void OpenSet::open(int i) {
   penalty_[i] = 0.0;
   open_sum_ += program_->open[i];
   if (open_of_[program_->expert[i]]++ == 0) ++open_experts_;
-  for (int t = 0; t < program_->tokens; ++t) open_for(t, i);
+  const int count =
+      find_at_least(column(i), next_value_.data(), static_cast<int>(height_), touched_.data());
+  for (int n = 0; n < count; ++n) open_for(touched_[n], i);
 }
 
 void OpenSet::open_for(int t, int i) {
@@ -223,12 +251,17 @@ void OpenSet::go_to(std::span<const uint8_t> target) {
     if (!target[i] && open_[i]) close(i);
 }
 
+double OpenSet::opening_gain(int i) const {
+  const double* value = column(i);
+  double gain = -program_->open[i];
+  for (int t = 0; t < program_->tokens; ++t) gain += std::max(0.0, value[t] - least_value_[t]);
+  return gain;
+}
+
 void OpenSet::opening_gains(std::vector<double>& gains) const {
   const Program& p = *program_;
-  least_values_.resize(static_cast<size_t>(p.tokens));
-  for (int t = 0; t < p.tokens; ++t) least_values_[t] = least_value(t);
   gains.assign(static_cast<size_t>(p.stride), 0.0);
-  add_excess(p.values(), least_values_.data(), p.tokens, p.stride, gains.data());
+  add_excess(p.values(), least_value_.data(), p.tokens, p.stride, gains.data());
   if (p.single) return;
   // A token that holds the expert compares with the instance it holds.
   for (int t = 0; t < p.tokens; ++t) {
@@ -238,7 +271,7 @@ void OpenSet::opening_gains(std::vector<double>& gains) const {
       const int e = p.expert[held_[s]];
       for (int i = p.first[e]; i < p.first[e + 1]; ++i)
         gains[i] +=
-            std::max(0.0, value[i] - held_value_[s]) - std::max(0.0, value[i] - least_values_[t]);
+            std::max(0.0, value[i] - held_value_[s]) - std::max(0.0, value[i] - least_value_[t]);
     }
   }
 }

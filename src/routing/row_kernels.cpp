@@ -80,6 +80,37 @@ int count_above(const double* row, const double* penalty, double threshold, int 
   return static_cast<int>(hn::GetLane(hn::SumOfLanes(d, count)));
 }
 
+int find_at_least(const double* column, const double* threshold, int count, int32_t* found) {
+  const Doubles d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  int next = 0;
+  for (int t = 0; t < count; t += lanes) {
+    const auto hit = hn::Ge(hn::LoadU(d, column + t), hn::LoadU(d, threshold + t));
+    if (hn::AllFalse(d, hit)) continue;
+    for (int lane = t; lane < t + lanes; ++lane) {
+      found[next] = lane;
+      next += column[lane] >= threshold[lane];
+    }
+  }
+  return next;
+}
+
+int compact_above(const double* row, double threshold, int width, int32_t* index, double* value) {
+  const Doubles d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const auto at = hn::Set(d, threshold);
+  int next = 0;
+  for (int i = 0; i < width; i += lanes) {
+    if (hn::AllFalse(d, hn::Gt(hn::LoadU(d, row + i), at))) continue;
+    for (int lane = i; lane < i + lanes; ++lane) {
+      index[next] = lane;
+      value[next] = row[lane];
+      next += row[lane] > threshold;
+    }
+  }
+  return next;
+}
+
 }  // namespace thermoe::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -89,6 +120,8 @@ HWY_EXPORT(row_best);
 HWY_EXPORT(add_excess);
 HWY_EXPORT(add_swap);
 HWY_EXPORT(count_above);
+HWY_EXPORT(find_at_least);
+HWY_EXPORT(compact_above);
 
 int row_best(const double* row, const double* penalty, int width) {
   return HWY_DYNAMIC_DISPATCH(row_best)(row, penalty, width);
@@ -101,6 +134,12 @@ void add_swap(const double* row, double next, double least, int width, double* s
 }
 int count_above(const double* row, const double* penalty, double threshold, int width) {
   return HWY_DYNAMIC_DISPATCH(count_above)(row, penalty, threshold, width);
+}
+int find_at_least(const double* column, const double* threshold, int count, int32_t* found) {
+  return HWY_DYNAMIC_DISPATCH(find_at_least)(column, threshold, count, found);
+}
+int compact_above(const double* row, double threshold, int width, int32_t* index, double* value) {
+  return HWY_DYNAMIC_DISPATCH(compact_above)(row, threshold, width, index, value);
 }
 }  // namespace thermoe
 #endif

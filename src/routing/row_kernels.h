@@ -23,4 +23,11 @@ void add_swap(const double* row, double next, double least, int width, double* s
 // How many i have row[i] + penalty[i] > threshold.
 int count_above(const double* row, const double* penalty, double threshold, int width);
 
+// Indices t with column[t] >= threshold[t], rising, into `found` (room for count rounded up to
+// kRowPad); returns how many. count: a multiple of kRowPad.
+int find_at_least(const double* column, const double* threshold, int count, int32_t* found);
+
+// Entries with row[i] > threshold, rising, into index and value (room for width); returns how many.
+int compact_above(const double* row, double threshold, int width, int32_t* index, double* value);
+
 }  // namespace thermoe
