@@ -20,12 +20,17 @@ struct AdaptiveRouterSettings {
 };
 
 // Chooses, for the whole batch, the plan that is best for the request's goal, and a dual bound as
-// certificate: any mix of prices, variants, replicas on devices, capacities and variable k. With
-// zero prices and nothing else to decide the plan is bit-identical to TopKPolicy's. Tokens whose
-// set changed take each chosen expert's raw share of their original top-k mass; the others' weights
-// are untouched. Starts from what it found for the same layer at the last step where that helps;
-// the plan does not depend on it. Deterministic; permuting the tokens permutes the plan. Not
-// thread-safe: one per thread.
+// certificate: any mix of prices, variants, replicas on devices, capacities and variable k. At
+// given prices on one device without capacities the plan is searched until it is proven best (gap
+// 0) or the settings' limits are reached; elsewhere the gap says what may be left. With zero prices
+// and nothing else to decide the plan is bit-identical to TopKPolicy's. Tokens whose set changed
+// take each chosen expert's raw share of their original top-k mass; the others' weights are
+// untouched.
+//
+// Utilities and prices count in steps of 2^-32 units (a price above 2^20 as 2^20), so that sums are
+// exact: plan and report are deterministic, depend on the request and settings alone, not on what
+// was routed before, and permute with the tokens and experts. For requests of one shape nothing is
+// allocated once the storage has grown to what they need. Not thread-safe: one per thread.
 class AdaptiveRouter : public RoutingPolicy {
  public:
   // Throws InvalidArgument on settings out of range.
