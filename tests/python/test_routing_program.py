@@ -3,8 +3,8 @@
 Every plan must be one, be worth what its report says, and be no better than the optimum; its bound no
 worse than the optimum. How often the plan is the optimum and how tight the bound is, the table says:
 distances are fractions of the optimum, of the plan, of its bound, and of the linear relaxation
-("LP"); "missed" counts the plans that keep no limits though HiGHS found one that does. The floors in
-the test are well below what was measured. THERMOE_BUILD_DIR names the build.
+("LP"); "missed" counts the plans that break a limit though HiGHS found one that keeps it. The floors
+are somewhat below what was measured. THERMOE_BUILD_DIR names the build.
 """
 
 import collections
@@ -28,6 +28,20 @@ TOOL = BUILD / "tests" / "routing" / "routing_solve_tool"
 INSTANCES = 10_000
 CHUNK = 250  # instances of one task, of one call of the tool
 TOLERANCE = 1e-6  # relative, as everything is compared
+
+# Least share of a family's plans that must be the optimum; of the others 0.99. Where devices, budgets
+# and capacities decide, the relaxation is not tight and the search is a heuristic.
+FLOORS = {
+    "exchange": 0.97,
+    "devices": 0.88,
+    "replicas": 0.5,
+    "joint closing": 0.83,
+    "capacity": 0.85,
+    "goals": 0.9,
+    "goals, mixed": 0.73,
+    "everything": 0.67,
+}
+MOST_MISSED_FRAC = 0.005  # infeasible by the router, not by HiGHS
 
 Record = collections.namedtuple("Record", "family status_missed optimal gap bound_gap plan_gap relaxed_gap")
 
@@ -271,7 +285,8 @@ def test_the_reference_finds_the_best_of_all_plans():
 def table_of(records):
     lines = [
         f"{'family':<18}{'n':>6}{'missed':>8}{'optimal':>9}"
-        f"{'gap 50 %':>10}{'90 %':>9}{'99 %':>9}{'max':>9}{'plan 99 %':>11}{'max':>9}{'bound 99 %':>12}{'LP 99 %':>9}"
+        f"{'gap 50 %':>10}{'90 %':>9}{'99 %':>9}{'max':>9}"
+        f"{'plan 99 %':>11}{'max':>9}{'bound 99 %':>12}{'LP 99 %':>9}"
     ]
     by_family = collections.defaultdict(list)
     for record in records:
@@ -304,6 +319,8 @@ def test_plans_and_bounds_bracket_the_optimum(capsys):
     with capsys.disabled():
         print(f"\n{table_of(records)}")
     assert not failures, f"{len(failures)} instances, the first: {failures[:10]}"
-    solved = [record for record in records if not math.isnan(record.gap)]
-    assert len(solved) > 0.9 * INSTANCES
-    assert np.mean([record.optimal for record in solved]) > 0.9
+    assert sum(record.status_missed for record in records) <= MOST_MISSED_FRAC * len(records)
+    for family in FAMILIES:
+        optimal = [r.optimal for r in records if r.family == family and not math.isnan(r.gap)]
+        assert len(optimal) > 5 * INSTANCES / 1000, family
+        assert np.mean(optimal) >= FLOORS.get(family, 0.99), family
