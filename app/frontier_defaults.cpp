@@ -50,8 +50,11 @@ std::vector<std::string> default_lines(int experts, int k, int batch, bool calib
   const int half = std::max(1, distinct / 2);
   const std::string fewer = whole_numbers(1, k - 1, 8), sets = whole_numbers(half, distinct, 8);
   std::vector<std::string> lines;
-  add(lines, "adaptive:power=1,2,open", open_prices(batch));
-  if (calibrated) add(lines, "adaptive:utility=calibrated,power=1.5,open", open_prices(batch));
+  // Alone a token saves by using fewer experts only.
+  add(lines, "adaptive:min_k=1,power=1,open", open_prices(batch));
+  if (batch > 1) add(lines, "adaptive:power=1,2,open", open_prices(batch));
+  if (calibrated && batch > 1)
+    add(lines, "adaptive:utility=calibrated,power=1.5,open", open_prices(batch));
   add(lines, "fewer:k", fewer);
   add(lines, "topp:p", "0.4,0.5,0.6,0.7,0.8,0.9,0.95");
   add(lines, "minp:p", "0.05,0.1,0.2,0.3,0.4,0.5,0.7");
