@@ -14,7 +14,8 @@ namespace thermoe {
 namespace {
 
 RoutingPlan route(const ScoreBatch& batch, int k, const ExpertPrices& prices,
-                  AdaptiveRouterSettings settings = {}, bool renormalize = true) {
+                  AdaptiveRouterSettings settings = {.utility = UtilityModel::gate_mass()},
+                  bool renormalize = true) {
   AdaptiveRouter router(settings);
   RoutingPlan plan;
   router.route({.scores = batch.view(), .k = k, .renormalize = renormalize, .prices = &prices},
@@ -41,7 +42,8 @@ TEST(AdaptiveRouter, ZeroPricesAreBitIdenticalToTopK) {
     const RoutingPlan expected = route_top_k(batch, 4, renormalize);
     for (const ExpertPrices& prices :
          {ExpertPrices{}, ExpertPrices::uniform(batch.experts, 0.0f)}) {
-      const RoutingPlan plan = route(batch, 4, prices, {}, renormalize);
+      const RoutingPlan plan =
+          route(batch, 4, prices, {.utility = UtilityModel::gate_mass()}, renormalize);
       EXPECT_EQ(plan.ids, expected.ids);
       EXPECT_TRUE(same_bits(plan.weights, expected.weights));
       EXPECT_EQ(plan.packed, expected.packed);
@@ -160,8 +162,9 @@ TEST(AdaptiveRouter, BudgetBoundsTheLossOfGateMass) {
       for (const float slope : {0.0f, 0.05f}) {
         ExpertPrices prices = ExpertPrices::uniform(64, 10.0f, slope);
         for (size_t e = 0; e < 64; e += 2) prices.slope[e] *= 3.0f;  // slopes that move tokens
-        const RoutingPlan plan =
-            route(batch, 8, prices, {.goal = {RoutingGoal::Kind::kLeastCost, least}});
+        const RoutingPlan plan = route(
+            batch, 8, prices,
+            {.utility = UtilityModel::gate_mass(), .goal = {RoutingGoal::Kind::kLeastCost, least}});
         EXPECT_GE(plan.report.gate_mass_frac, least - 1e-6);
         EXPECT_GE(plan.report.gap_frac, 0.0);
       }

@@ -64,7 +64,7 @@ TEST(Certificate, BracketsTheOptimumOfEverySmallInstance) {
     const ScoreBatch batch = random_scores(tokens, experts, static_cast<uint32_t>(random()),
                                            0.3f + 0.01f * static_cast<float>(random() % 200));
     const ExpertPrices prices = random_prices(experts, random);
-    AdaptiveRouter router({.dual_iterations = 400});
+    AdaptiveRouter router({.utility = UtilityModel::gate_mass(), .dual_iterations = 400});
     RoutingPlan plan;
     router.route({.scores = batch.view(), .k = k, .prices = &prices}, plan);
     const double best = optimum(batch, plan.k, prices);

@@ -283,8 +283,8 @@ TEST(CalibratedUtility, IsTheAdaptiveRoutersByName) {
     EXPECT_NE(what.find(words), std::string::npos) << specification << ": " << what;
   };
   expect_complaint("adaptive:utility=calibrated", {}, "needs the model's calibration");
-  expect_complaint("adaptive:utility=norms", context, "one of gate, calibrated");
-  expect_complaint("adaptive:norm=1", context, "norm needs utility=calibrated");
+  expect_complaint("adaptive:utility=norms", context, "one of auto, gate, calibrated");
+  expect_complaint("adaptive:norm=1", {}, "norm needs a calibration");
   expect_complaint("adaptive:utility=calibrated,norm=9", context, "norm is '9'");
 }
 

@@ -66,7 +66,7 @@ class GeneralProgram : public testing::TestWithParam<Sweep> {};
 TEST_P(GeneralProgram, BracketsTheOptimum) {
   const Sweep& sweep = GetParam();
   std::mt19937 random(5);
-  AdaptiveRouter router;
+  AdaptiveRouter router({.utility = UtilityModel::gate_mass()});
   RoutingPlan plan;
   int solved = 0, optimal = 0, tight = 0;
   for (int n = 0; n < 150; ++n) {

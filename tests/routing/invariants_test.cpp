@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -61,7 +62,8 @@ TEST(Invariants, PermutingTokensPermutesThePlan) {
       EXPECT_EQ(part(other.weights, t, c.k), part(plan.weights, from, c.k)) << n;
     }
     EXPECT_EQ(other.report.objective, plan.report.objective) << n;
-    EXPECT_EQ(other.report.bound, plan.report.bound) << n;
+    // Steps towards the bound add up over tokens, so its last digits may follow their order.
+    EXPECT_NEAR(other.report.bound, plan.report.bound, 1e-9 * std::abs(plan.report.bound)) << n;
     EXPECT_EQ(other.report.status, plan.report.status) << n;
   }
 }

@@ -64,7 +64,7 @@ TEST(Registry, LossIsAGoalOfTheAdaptiveRouter) {
   const ScoreBatch batch = random_scores(16, 32, 3);
   const ExpertPrices prices = ExpertPrices::uniform(32, 0.5f);
   RoutingPlan plan;
-  make_routing_policy("adaptive:loss=0.01")
+  make_routing_policy("adaptive:power=1,loss=0.01")
       ->route({.scores = batch.view(), .k = 4, .prices = &prices}, plan);
   EXPECT_GE(plan.report.gate_mass_frac, 0.99);
   EXPECT_LT(plan.report.gate_mass_frac, 1.0);
