@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <functional>
 #include <numeric>
 
 namespace thermoe {
@@ -133,12 +133,35 @@ void GeneralSearch::improve_bound(const Call& call, double rho, int iterations) 
   }
 }
 
+// Every token with its k best experts, each in its best instance, whatever they cost.
+double GeneralSearch::most_utility(const Program& program) {
+  bests_.resize(static_cast<size_t>(program.experts));
+  double sum = 0;
+  for (int t = 0; t < program.tokens; ++t) {
+    const double* row = program.utility_row(t);
+    for (int e = 0; e < program.experts; ++e)
+      bests_[e] = *std::max_element(row + program.first[e], row + program.first[e + 1]);
+    std::partial_sort(bests_.begin(), bests_.begin() + program.k, bests_.end(), std::greater<>());
+    sum = std::accumulate(bests_.begin(), bests_.begin() + program.k, sum);
+  }
+  return sum;
+}
+
 void GeneralSearch::solve(Program& program, const Costs& costs, const Aim& aim, ConstMatrix scores,
                           const SearchEffort& effort) {
   const Call call{program, costs, aim, scores, effort};
   found_ = dual_started_ = false;
-  const bool least_cost = aim.kind == RoutingGoal::Kind::kLeastCost;
-  bound_ = least_cost ? costs.least_base() : std::numeric_limits<double>::infinity();
+  switch (aim.kind) {
+    case RoutingGoal::Kind::kPrices:
+      bound_ = most_utility(program) - costs.least_base();
+      break;
+    case RoutingGoal::Kind::kLeastCost:
+      bound_ = costs.least_base();
+      break;
+    case RoutingGoal::Kind::kBestQuality:
+      bound_ = most_utility(program);
+      break;
+  }
   state_.set_orders(program, costs);
   lagrangian_.start(costs, program.instances, 1.0);
   const bool budget = aim.kind != RoutingGoal::Kind::kPrices;

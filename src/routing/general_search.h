@@ -42,6 +42,7 @@ class GeneralSearch {
   double most_at(const Call& call, double rho, int iterations);
   double next_possible_cost(const Call& call, double bound) const;
   double bound_gap() const;  // for a budget
+  double most_utility(const Program& program);
   void polish_best(const Call& call);
   void keep(const Merit& merit);
   double lower_target(const Call& call, double rho) const;
@@ -54,6 +55,7 @@ class GeneralSearch {
   Lagrangian lagrangian_;
   Choice proposal_, best_choice_;
   Merit best_;
+  std::vector<double> bests_;  // [E] of one token
   bool found_ = false, dual_started_ = false;
   double bound_ = 0, rho_low_ = 0, rho_high_ = 0;
 };
