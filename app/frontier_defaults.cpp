@@ -18,7 +18,7 @@ std::string whole_numbers(int first, int last, int most) {
   std::string text;
   const int step = std::max(1, (last - first + most - 1) / most);
   for (int value = last; value >= first; value -= step)
-    text = std::to_string(value) + (text.empty() ? "" : ",") + text;
+    text.insert(0, text.empty() ? std::to_string(value) : std::to_string(value) + ',');
   return text;
 }
 

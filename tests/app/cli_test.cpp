@@ -44,10 +44,11 @@ TEST(Cli, EvalListsAndNamesPolicies) {
   const std::string text = "eval --text " + wiki() + " --context 8 --max-windows 16 ";
   expect_refusal(text + "--policy best", "known are adaptive");
   expect_refusal(text + "--policy adaptive:opne=1", "no parameter 'opne'");
-  const Outcome outcome = run(text + "--policy adaptive:loss=0.02 --open-price 0.1 --json -");
+  const Outcome outcome =
+      run(text + "--policy adaptive:utility=gate,power=1,loss=0.02 --open-price 0.1 --json -");
   ASSERT_EQ(outcome.status, 0) << outcome.error;
   const auto json = nlohmann::json::parse(outcome.out);
-  EXPECT_EQ(json["policy"], "adaptive:loss=0.02");
+  EXPECT_EQ(json["policy"], "adaptive:utility=gate,power=1,loss=0.02");
   EXPECT_LT(json["gate_mass_frac"], 1.0);
   EXPECT_GE(json["gate_mass_frac"], 0.98);
 }

@@ -90,7 +90,8 @@ TEST_F(FrontierStudyTest, RowsSayWhatEvaluationSays) {
   evaluation.batch = 4;
   evaluation.max_windows = 4;
   const EvaluationResult result =
-      evaluate(nano_engine().model, windows, *make_routing_policy(row.specification),
+      evaluate(nano_engine().model, windows,
+               *make_routing_policy(row.specification, nano_engine().policy_context()),
                nano_engine().charge, nano_engine().pool, evaluation);
   EXPECT_EQ(row.tokens, result.tokens);
   EXPECT_EQ(row.cross_entropy_nats, result.cross_entropy_nats);
