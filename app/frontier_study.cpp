@@ -108,7 +108,7 @@ FrontierRow measure(Lockstep& lockstep, Engine& engine, const TextWindows& windo
           .tokens = result.tokens,
           .specification = specification,
           .cross_entropy_nats = result.cross_entropy_nats,
-          .plans = result,
+          .plans = static_cast<const PlanSummary&>(result),
           .wall_s = result.wall_s,
           .window_losses_nats = window_losses(result, cell.batch, cell.context)};
 }
