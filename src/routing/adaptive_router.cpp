@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "routing/additive_solver.h"
 #include "routing/costs.h"
@@ -204,7 +205,7 @@ void AdaptiveRouter::Impl::route(const RoutingRequest& request, RoutingPlan& pla
 
 AdaptiveRouter::AdaptiveRouter(AdaptiveRouterSettings settings) : impl_(std::make_unique<Impl>()) {
   check_settings(settings);
-  impl_->settings = settings;
+  impl_->settings = std::move(settings);
 }
 
 AdaptiveRouter::~AdaptiveRouter() = default;
