@@ -280,6 +280,7 @@ std::optional<ExpertLayout> make_layout(int experts, const std::vector<VariantOp
                                         std::optional<int> capacity) {
   if (variants.empty() && !placement && !capacity) return std::nullopt;
   std::vector<ExpertVariant> kinds;
+  kinds.reserve(variants.size() + 1);
   for (const VariantOption& option : variants) kinds.push_back(option.variant);
   if (kinds.empty()) kinds.push_back({.name = "exact", .error_frac = 0});
   std::vector<ExpertInstance> instances;
