@@ -49,6 +49,7 @@ const std::vector<Quantity>& quantities() {
 
 Spread spread_of(const std::vector<RoutedBatch>& routed, const Quantity& quantity) {
   std::vector<double> values;
+  values.reserve(routed.size());
   for (const RoutedBatch& batch : routed) values.push_back(quantity.of(batch));
   return Spread::of(std::move(values));
 }

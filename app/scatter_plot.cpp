@@ -85,10 +85,12 @@ class Drawing {
         "<text x=\"{2}\" y=\"22\" class=\"title\">{3}</text>\n",
         width_, height_, kLeft, escape_markup(plot_.title));
     out += legend();
-    for (size_t p = 0; p < plot_.panels.size(); ++p)
+    for (size_t p = 0; p < plot_.panels.size(); ++p) {
+      const size_t row = p / kColumns;
       out +=
           panel(plot_.panels[p], kLeft + static_cast<double>(p % kColumns) * (kPanelWidth + kGapX),
-                top_ + static_cast<double>(p / kColumns) * (kPanelHeight + kGapY));
+                top_ + static_cast<double>(row) * (kPanelHeight + kGapY));
+    }
     return out + "</svg>\n";
   }
 
@@ -124,7 +126,8 @@ class Drawing {
     std::string out;
     for (size_t n = 0; n < names_.size(); ++n) {
       const double x = kLeft + static_cast<double>(n % legend_columns_) * kLegendColumn;
-      const double y = kTop + static_cast<double>(n / legend_columns_) * kLegendRow;
+      const size_t row = n / legend_columns_;
+      const double y = kTop + static_cast<double>(row) * kLegendRow;
       out += marker(style_of(n), x + 6, y, 4) +
              fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"panel\">{}</text>\n", x + 16,
                          y + 4, escape_markup(names_[n]));
