@@ -189,9 +189,13 @@ void AdaptiveRouter::Impl::route(const RoutingRequest& request, RoutingPlan& pla
   plan.report.top_k_distinct_experts = count_distinct(plan, seen);
   const int instances = request.layout ? request.layout->count() : plan.experts;
   costs.read(request, instances, settings.open_price, settings.slope_price);
-  const double top_k_worth = worth_of(request, plan);
-  const Aim aim = aim_of(request.goal.value_or(settings.goal), plan, top_k_worth);
-  if (costs.zero() && (request.layout == nullptr || request.layout->plain())) {
+  const RoutingGoal goal = request.goal.value_or(settings.goal);
+  const bool undecided = !costs.zero() || (request.layout != nullptr && !request.layout->plain());
+  // At given prices nobody asks what top-k is worth.
+  const bool worth_needed = !undecided || goal.kind == RoutingGoal::Kind::kLeastCost;
+  const double top_k_worth = worth_needed ? worth_of(request, plan) : 0.0;
+  const Aim aim = aim_of(goal, plan, top_k_worth);
+  if (!undecided) {
     report_top_k(aim, costs.least_base(), top_k_worth,
                  plan);  // nothing to decide: top-k's own bits
   } else {
