@@ -122,7 +122,8 @@ std::string to_svg(const FrontierReport& report) {
       for (const FrontierMean& mean : report.means)
         if (mean.batch == batch && series_name(mean.sample.specification) == policy)
           series.points.push_back(plotted(mean.sample));
-      for (const FrontierSample& sample : envelope_of(report.means, batch, policy).settings())
+      const FrontierEnvelope envelope = envelope_of(report.means, batch, policy);
+      for (const FrontierSample& sample : envelope.settings())
         series.line.push_back(plotted(sample));
       panel.series.push_back(std::move(series));
     }

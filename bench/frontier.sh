@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# bench/frontier.sh NAME MODEL_DIR [CALIBRATION]: what bench/results/frontier-NAME-b*.{csv,json,svg} were made with.
-# Every policy over its knobs on the second halves of the evaluation texts (small: of two), of which the calibration
-# (thermoe calibrate-experts, 2,048 tokens of their beginnings) saw nothing. Resumable.
+# bench/frontier.sh NAME MODEL_DIR CALIBRATION|- [BATCH...]: what bench/results/frontier-NAME-b*.{csv,json,svg} were
+# made with. Every policy over its knobs on the second halves of the four evaluation texts, of which the calibration
+# (thermoe calibrate-experts, 2,048 tokens of their beginnings; - for the model's own file) saw nothing. NAME is small
+# (8 of 64 experts) or nano (4 of 32). Resumable. Without batches: 1 4 16 64 256.
 set -euo pipefail
-name=$1 model=$2 calibration=${3:-}
+name=$1 model=$2 calibration=$3
+shift 3
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-names=(wikitext103-valid wiki techdocs code)
-[ "$name" != small ] || names=(wikitext103-valid wiki)
 texts=()
-for text in "${names[@]}"; do texts+=(--text "data/text/$text.txt"); done
-[ -z "$calibration" ] || texts+=(--calibration "$calibration")
+for text in wikitext103-valid wiki techdocs code; do texts+=(--text "data/text/$text.txt"); done
+[ "$calibration" = - ] || texts+=(--calibration "$calibration")
 
-study() { # BATCH CONTEXT TOKENS POLICY...
+study() { # BATCH CONTEXT TOKENS_PER_TEXT POLICY...
   local batch=$1 context=$2 tokens=$3 policies=()
   shift 3
   local policy
@@ -20,20 +20,32 @@ study() { # BATCH CONTEXT TOKENS POLICY...
     --max-tokens "$tokens" --part 2/2 "${policies[@]}" --out "bench/results/frontier-$name-b$batch"
 }
 
+# What chooses token by token has the same plans at every batch; the others differ.
 case $name in
   small)
-    study 16 512 8192 adaptive:open=0.01,0.02,0.04,0.07,0.11,0.18 oea:k0=2..6 xshare:budget=30,38,44 lynx:keep=38,46 \
-      lynx:alpha=1,4 sere:primary=3,5 cacheprior:lambda=0.5,size=32,44 fewer:k=4,6 topp:p=0.6,0.85 minp:p=0.1,0.3 \
-      capdrop:factor=1 capexpand:factor=1 tileround:tile=4
-    study 64 128 8192 adaptive:open=0.03,0.06,0.12,0.2 oea:k0=1..4 xshare:budget=40,50
+    alone=(fewer:k=4..7 'topp:p=0.6,0.75,0.85,0.95' 'minp:p=0.05,0.1,0.2,0.3')
+    together=(oea:k0=1..7 'xshare:budget=20,26,32,38,44,50,56' 'lynx:keep=32,38,44,50,56' 'lynx:alpha=0.5,1,2,4'
+      sere:primary=2..6 'cacheprior:lambda=0.5,size=24,32,40,48' capdrop:factor=1 capexpand:factor=1 tileround:tile=4)
+    ;;
+  nano)
+    alone=('fewer:k=2,3' 'topp:p=0.6,0.75,0.85,0.95' 'minp:p=0.05,0.1,0.2,0.3')
+    together=(oea:k0=1..3 'xshare:budget=11,14,17,20,23,26,29' 'lynx:keep=16,18,20,22,25,28' 'lynx:alpha=0.5,1,2,4'
+      'sere:primary=1,2,3' 'cacheprior:lambda=0.5,size=12,16,20,24' capdrop:factor=1 capexpand:factor=1 tileround:tile=2)
     ;;
   *)
-    study 16 512 8192 adaptive:open=0.01,0.02,0.04,0.08,0.13 oea:k0=1..3 xshare:budget=14,17,20,23 \
-      lynx:keep=18,22 lynx:alpha=0.5,1,4 sere:primary=1,2,3 cacheprior:lambda=0.5,size=16,22 fewer:k=2,3 \
-      topp:p=0.6,0.85 minp:p=0.1,0.3 capdrop:factor=1 capexpand:factor=1 tileround:tile=2
-    study 64 128 8192 adaptive:open=0.05,0.1,0.2,0.35 oea:k0=1..3 xshare:budget=20,25 lynx:keep=26 lynx:alpha=1
-    study 1 512 4096 adaptive:min_k=1,open=0.03,0.1 fewer:k=2,3
-    study 4 512 4096 adaptive:open=0.02,0.06 oea:k0=2,3
-    study 256 32 8192 adaptive:open=0.3,0.9 oea:k0=1,2
+    echo "no study of $name: small or nano" >&2
+    exit 2
     ;;
 esac
+
+[ $# -gt 0 ] || set -- 1 4 16 64 256
+for batch in "$@"; do
+  case $batch in
+    1) study 1 512 8192 adaptive:min_k=1,open=0.002,0.004,0.008,0.015,0.03,0.06 "${alone[@]}" ;;
+    4) study 4 512 8192 adaptive:open=0.005,0.01,0.02,0.04,0.08,0.15,0.25 "${alone[@]}" "${together[@]}" ;;
+    16) study 16 512 16384 adaptive:open=0.01,0.02,0.04,0.07,0.11,0.18,0.28,0.4 "${alone[@]}" "${together[@]}" ;;
+    64) study 64 256 16384 adaptive:open=0.03,0.06,0.12,0.2,0.3,0.45,0.7,1.1 "${alone[@]}" "${together[@]}" ;;
+    256) study 256 64 16384 adaptive:open=0.1,0.2,0.4,0.7,1.2,2,3.5 "${together[@]}" ;;
+    *) echo "no study of batch $batch: 1, 4, 16, 64 or 256" >&2 && exit 2 ;;
+  esac
+done

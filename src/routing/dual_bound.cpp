@@ -94,7 +94,8 @@ double DualBound::compact_slope_norm_squared(const Program& program) {
     int count = theta < 0.0 ? program.empty_slots() : 0;
     const size_t at = static_cast<size_t>(t) * static_cast<size_t>(program.stride);
     for (size_t n = at; n < at + entries_[t]; ++n)
-      count += (surplus[entry_[n]] > 0.0) & (entry_value_[n] > theta);
+      count +=
+          static_cast<int>(surplus[entry_[n]] > 0.0) & static_cast<int>(entry_value_[n] > theta);
     slope_[t] = program.k - count;
     norm_squared += slope_[t] * slope_[t];
   }
