@@ -36,8 +36,8 @@ class StepCharge : public PlanObserver {
   // The whole step of `tokens` tokens: MoE layers and everything else.
   CostEstimate step(double tokens) const;
   // Mean latency of one MoE layer and mean distinct experts of the model, over the plans seen.
-  double layer_latency_us() const { return layers_ ? moe_.latency_us / layers_ : 0.0; }
-  double distinct_experts() const { return layers_ ? distinct_ / layers_ : 0.0; }
+  double layer_latency_us() const { return layers_ > 0 ? moe_.latency_us / layers_ : 0.0; }
+  double distinct_experts() const { return layers_ > 0 ? distinct_ / layers_ : 0.0; }
   void clear();
 
  private:

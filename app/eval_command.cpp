@@ -107,6 +107,7 @@ void run_task_command(const EvalOptions& options) {
 }
 
 void run_eval(const EvalOptions& options) {
+  check_policy_specification(options.policy);  // before a model takes its time to load
   if (!options.task.empty()) return run_task_command(options);
   if (options.texts.empty())
     throw InvalidArgument("nothing to evaluate: give --text FILE, or --task blimp:FILE");

@@ -45,8 +45,8 @@ const std::vector<ScoreBatch>& batches_of(int tokens, int experts) {
 // branch predictor. Counters: median and 99th percentile of time (microseconds) and of the gap,
 // share of plans proven best, share of top-k's experts still read.
 void measure(benchmark::State& state, const std::vector<ScoreBatch>& batches,
-             RoutingRequest request) {
-  thermoe::AdaptiveRouter router;
+             RoutingRequest request, bool warm_start = false) {
+  thermoe::AdaptiveRouter router({.warm_start = warm_start});
   RoutingPlan plan;
   std::vector<double> times_us, gaps;
   double proven = 0, read = 0, solved = 0;
@@ -86,7 +86,7 @@ void BM_Route(benchmark::State& state) {
 // The other kinds of program, k = 8. Arguments: tokens, experts.
 enum class Kind { kSlopes, kVariableK, kVariants, kDevices, kCapacities, kLeastCost, kBestQuality };
 
-void BM_RouteKind(benchmark::State& state, Kind kind) {
+void BM_RouteKind(benchmark::State& state, Kind kind, bool warm_start = false) {
   const int tokens = static_cast<int>(state.range(0)), experts = static_cast<int>(state.range(1));
   ExpertLayout layout = ExpertLayout::single(experts);
   RoutingRequest request;
@@ -120,7 +120,7 @@ void BM_RouteKind(benchmark::State& state, Kind kind) {
   if (kind == Kind::kLeastCost) request.goal = RoutingGoal{RoutingGoal::Kind::kLeastCost, 0.97};
   if (kind == Kind::kBestQuality)
     request.goal = RoutingGoal{RoutingGoal::Kind::kBestQuality, 0.05 * 0.4 * experts};
-  measure(state, batches_of(tokens, experts), request);
+  measure(state, batches_of(tokens, experts), request, warm_start);
 }
 
 void shapes(benchmark::internal::Benchmark* benchmark) {
@@ -147,9 +147,13 @@ BENCHMARK_CAPTURE(BM_RouteKind, slopes, Kind::kSlopes)->Apply(few_shapes);
 BENCHMARK_CAPTURE(BM_RouteKind, variable_k, Kind::kVariableK)->Apply(few_shapes);
 BENCHMARK_CAPTURE(BM_RouteKind, variants, Kind::kVariants)->Apply(few_shapes);
 BENCHMARK_CAPTURE(BM_RouteKind, devices, Kind::kDevices)->Apply(few_shapes);
+BENCHMARK_CAPTURE(BM_RouteKind, devices_warm, Kind::kDevices, true)->Apply(few_shapes);
 BENCHMARK_CAPTURE(BM_RouteKind, capacities, Kind::kCapacities)->Apply(few_shapes);
+BENCHMARK_CAPTURE(BM_RouteKind, capacities_warm, Kind::kCapacities, true)->Apply(few_shapes);
 BENCHMARK_CAPTURE(BM_RouteKind, least_cost, Kind::kLeastCost)->Apply(few_shapes);
+BENCHMARK_CAPTURE(BM_RouteKind, least_cost_warm, Kind::kLeastCost, true)->Apply(few_shapes);
 BENCHMARK_CAPTURE(BM_RouteKind, best_quality, Kind::kBestQuality)->Apply(few_shapes);
+BENCHMARK_CAPTURE(BM_RouteKind, best_quality_warm, Kind::kBestQuality, true)->Apply(few_shapes);
 
 }  // namespace
 

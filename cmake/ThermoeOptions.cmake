@@ -33,6 +33,13 @@ function(thermoe_warnings target)
   endif()
 endfunction()
 
+# What is not the library takes longer to optimise than it runs, where sanitizers instrument it.
+function(thermoe_compile_quickly target)
+  if(THERMOE_SANITIZE)
+    target_compile_options(${target} PRIVATE -O0)
+  endif()
+endfunction()
+
 set(THERMOE_HAVE_CUDA OFF)
 if(NOT THERMOE_CUDA STREQUAL "OFF")
   include(CheckLanguage)

@@ -17,6 +17,9 @@ struct AdaptiveRouterSettings {
   int dual_iterations = 200;              // at most, for the bound
   double dual_gap_frac = 1e-6;            // stop when the gap is below this
   int exact_nodes = 4000;                 // sets of experts tried, at most, to close the gap
+  // Budgets, devices and capacities: begin where the last request of the same layer, goal and shape
+  // ended. Faster where steps are alike, but the plan then depends on that request too.
+  bool warm_start = false;
 };
 
 // Chooses, for the whole batch, the plan that is best for the request's goal, and a dual bound as
@@ -28,9 +31,10 @@ struct AdaptiveRouterSettings {
 // untouched.
 //
 // Utilities and prices count in steps of 2^-32 units (a price above 2^20 as 2^20), so that sums are
-// exact: plan and report are deterministic, depend on the request and settings alone, not on what
-// was routed before, and permute with the tokens and experts. For requests of one shape nothing is
-// allocated once the storage has grown to what they need. Not thread-safe: one per thread.
+// exact: plan and report are deterministic, depend on the request and settings alone (without
+// warm_start, not on what was routed before), and permute with the tokens and experts. For requests
+// of one shape nothing is allocated once the storage has grown to what they need. Not thread-safe:
+// one per thread.
 class AdaptiveRouter : public RoutingPolicy {
  public:
   // Throws InvalidArgument on settings out of range.

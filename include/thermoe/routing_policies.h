@@ -38,4 +38,8 @@ struct PolicyContext {
 std::unique_ptr<RoutingPolicy> make_routing_policy(std::string_view specification,
                                                    const PolicyContext& context = {});
 
+// What of a specification can be told to be wrong without a model: its policy's name and the names
+// of its parameters. Throws InvalidArgument as make_routing_policy does.
+void check_policy_specification(std::string_view specification);
+
 }  // namespace thermoe

@@ -94,6 +94,7 @@ struct AdaptiveRouter::Impl {
   std::vector<float> masses;
   std::vector<uint8_t> seen;
   GeneralSearch general;
+  std::vector<WarmStart> warm_starts;  // by layer
   std::vector<double> charge, opening, kept_frac, row;
   double bound = 0;
 
@@ -101,6 +102,7 @@ struct AdaptiveRouter::Impl {
   // What plain top-k is worth, without errors of variants.
   double worth_of(const RoutingRequest& request, const RoutingPlan& top_k);
   void build_program(const RoutingRequest& request, const RoutingPlan& top_k);
+  WarmStart* warm_start_of(int layer);
   void solve(const RoutingRequest& request, const RoutingPlan& top_k, const Aim& aim);
   void report_choice(const Aim& aim, RoutingReport& report);
 };
@@ -139,12 +141,19 @@ void AdaptiveRouter::Impl::build_program(const RoutingRequest& request, const Ro
   }
 }
 
+WarmStart* AdaptiveRouter::Impl::warm_start_of(int layer) {
+  if (!settings.warm_start) return nullptr;
+  const size_t at = static_cast<size_t>(layer);
+  if (at >= warm_starts.size()) warm_starts.resize(at + 1);
+  return &warm_starts[at];
+}
+
 // Leaves the result in choice and bound.
 void AdaptiveRouter::Impl::solve(const RoutingRequest& request, const RoutingPlan& top_k,
                                  const Aim& aim) {
   const SearchEffort effort{settings.dual_iterations, settings.dual_gap_frac, settings.exact_nodes};
   if (aim.kind != RoutingGoal::Kind::kPrices || costs.limited || !costs.additive()) {
-    general.solve(program, costs, aim, request.scores, effort);
+    general.solve(program, costs, aim, request.scores, effort, warm_start_of(request.layer));
     choice = general.choice();
     bound = general.bound();
     return;

@@ -9,6 +9,11 @@ void AdditiveSolver::climb(const Program& program, std::span<const int32_t> own_
   primal_.climb(program, state_);
 }
 
+void AdditiveSolver::climb_by_exchanges(const Program& program) {
+  climb(program, {});
+  primal_.climb_by_swaps(program, state_);
+}
+
 // True where the plan is proven best.
 bool AdditiveSolver::close_gap(const Program& program, int iterations, double gap_frac, int nodes) {
   bound_ = dual_.improve(program, state_.objective(), iterations, gap_frac);

@@ -8,8 +8,11 @@
 namespace thermoe {
 namespace {
 
-constexpr int kRounds = 3;           // of proposing a choice and improving the multipliers
+constexpr int kRounds = 3;           // of proposing a choice and improving the multipliers ...
+constexpr int kWarmRounds = 2;       // ... and where they were good to begin with
 constexpr int kPolishRounds = 6;     // passes of the local search over one choice
+constexpr double kColdFactor = 4.0;  // first step towards a bracket of rho from nowhere ...
+constexpr double kWarmFactor = 1.2;  // ... and from where the last search ended
 constexpr int kBisections = 12;      // of rho: its last ratio is below 1.01
 constexpr double kMostRho = 0x1p20;  // where a unit of cost outweighs any batch's utility
 constexpr double kLeastRho = 0x1p-20;
@@ -24,17 +27,21 @@ void GeneralSearch::keep(const Merit& merit) {
 }
 
 // The additive program's plan at the current multipliers, within its capacities.
-Merit GeneralSearch::propose(const Call& call, bool polish) {
+Merit GeneralSearch::propose(const Call& call, Improve improve) {
   lagrangian_.price(call.costs, call.program);
-  solver_.climb(call.program, {});
+  if (improve == Improve::kExchanges)
+    solver_.climb_by_exchanges(call.program);
+  else
+    solver_.climb(call.program, {});
   choice_maker_.choose(call.program, solver_.state(), call.scores, proposal_);
   state_.load(call.program, call.costs, proposal_);
   repair_.run(call.program, call.costs, state_);
   state_.forget();
   const Merit merit = state_.merit(call.aim);
   keep(merit);
-  if (!polish) return merit;
-  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds, /*exchange=*/false);
+  if (improve == Improve::kNo) return merit;
+  search_.run(call.program, call.costs, call.aim, state_, kPolishRounds,
+              improve == Improve::kExchanges);
   keep(state_.merit(call.aim));
   return merit;
 }
@@ -52,12 +59,12 @@ void GeneralSearch::find_rho(const Call& call) {
   const bool by_cost = call.aim.kind == RoutingGoal::Kind::kBestQuality;
   const auto too_high = [&](double rho) {
     lagrangian_.multipliers().rho = rho;
-    return (propose(call, false).violation == 0.0) == by_cost;
+    return (propose(call, Improve::kNo).violation == 0.0) == by_cost;
   };
   rho_low_ = kLeastRho;
   rho_high_ = kMostRho;
-  double rho = 1.0;
-  for (double factor = 4.0; rho_low_ < rho && rho < rho_high_; factor *= 4.0) {
+  double rho = rho_guess_;
+  for (double factor = rho_factor_; rho_low_ < rho && rho < rho_high_; factor *= rho_factor_) {
     const bool high = too_high(rho);
     (high ? rho_high_ : rho_low_) = rho;
     if (rho_low_ > kLeastRho && rho_high_ < kMostRho) break;
@@ -147,42 +154,67 @@ double GeneralSearch::most_utility(const Program& program) {
   return sum;
 }
 
-void GeneralSearch::solve(Program& program, const Costs& costs, const Aim& aim, ConstMatrix scores,
-                          const SearchEffort& effort) {
-  const Call call{program, costs, aim, scores, effort};
+// Whether it begins from `warm`.
+bool GeneralSearch::start(const Call& call, const WarmStart* warm) {
   found_ = dual_started_ = false;
-  switch (aim.kind) {
+  switch (call.aim.kind) {
     case RoutingGoal::Kind::kPrices:
-      bound_ = most_utility(program) - costs.least_base();
+      bound_ = most_utility(call.program) - call.costs.least_base();
       break;
     case RoutingGoal::Kind::kLeastCost:
-      bound_ = costs.least_base();
+      bound_ = call.costs.least_base();
       break;
     case RoutingGoal::Kind::kBestQuality:
-      bound_ = most_utility(program);
+      bound_ = most_utility(call.program);
       break;
   }
-  state_.set_orders(program, costs);
-  lagrangian_.start(costs, program.instances, 1.0);
+  state_.set_orders(call.program, call.costs);
+  lagrangian_.start(call.costs, call.program.instances, 1.0);
+  rho_guess_ = 1.0;
+  rho_factor_ = kColdFactor;
+  if (!warm || !warm->fits(call.aim, call.costs, call.program)) return false;
+  lagrangian_.multipliers() = warm->multipliers;
+  rho_guess_ = warm->multipliers.rho;
+  rho_factor_ = kWarmFactor;
+  return true;
+}
+
+// A budget that no plan kept: the cheapest plan may need experts that no token would choose.
+void GeneralSearch::seek_limit(const Call& call) {
+  lagrangian_.multipliers().rho = kMostRho;
+  propose(call, Improve::kExchanges);
+}
+
+void GeneralSearch::solve(Program& program, const Costs& costs, const Aim& aim, ConstMatrix scores,
+                          const SearchEffort& effort, WarmStart* warm) {
+  const Call call{program, costs, aim, scores, effort};
+  const bool warmed = start(call, warm);
   const bool budget = aim.kind != RoutingGoal::Kind::kPrices;
   const bool fixed = costs.devices == 1 && !costs.limited;  // rho is all there is to find
-  for (int round = 0; round < (fixed ? 1 : kRounds); ++round) {
-    double rho = 1.0;
+  const int rounds = fixed ? 1 : warmed ? kWarmRounds : kRounds;
+  double rho = 1.0;
+  for (int round = 0; round < rounds; ++round) {
     if (budget) {
       find_rho(call);
       rho = std::sqrt(rho_low_ * rho_high_);
+      if (best_.violation > 0.0) seek_limit(call);
       lagrangian_.multipliers().rho = rho_high_;
-      propose(call, true);
+      propose(call, Improve::kMoves);
       lagrangian_.multipliers().rho = rho_low_;
     }
-    propose(call, true);
-    if (fixed || round + 1 == kRounds) polish_best(call);
+    propose(call, Improve::kMoves);
+    if (round + 1 == rounds) polish_best(call);
     const int iterations = fixed ? effort.dual_iterations : effort.dual_iterations / kRounds;
     improve_bound(call, rho, iterations);
     if (!budget) continue;
     for (const double factor : {0.7, 1.4, 0.85, 1.2})
       if (bound_gap() > effort.dual_gap_frac) improve_bound(call, rho * factor, iterations / 2);
   }
+  if (!warm) return;
+  warm->filled = true;
+  warm->kind = aim.kind;
+  warm->multipliers = lagrangian_.multipliers();
+  warm->multipliers.rho = rho;
 }
 
 double GeneralSearch::bound_gap() const {

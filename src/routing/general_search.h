@@ -12,15 +12,28 @@
 
 namespace thermoe {
 
+// Where a search ended, for the next one of a like program to begin: any multipliers are valid.
+struct WarmStart {
+  bool filled = false;
+  RoutingGoal::Kind kind = RoutingGoal::Kind::kPrices;
+  Multipliers multipliers;
+
+  bool fits(const Aim& aim, const Costs& costs, const Program& program) const {
+    return filled && kind == aim.kind &&
+           multipliers.lambda.size() == static_cast<size_t>(costs.devices) &&
+           multipliers.mu.size() == static_cast<size_t>(program.instances);
+  }
+};
+
 // Alternates between the two sides: at given multipliers the additive program proposes a choice,
 // which is brought within its capacities and improved by the true goal; the best choice's worth is
 // the target towards which the bound, and with it the multipliers, are improved. For a budget the
 // worth of cost, rho, is found by bisection between choices that keep the limit and that do not.
 class GeneralSearch {
  public:
-  // Results are choice(), merit() and bound().
+  // Results are choice(), merit() and bound(). `warm`, where given, is begun from and overwritten.
   void solve(Program& program, const Costs& costs, const Aim& aim, ConstMatrix scores,
-             const SearchEffort& effort);
+             const SearchEffort& effort, WarmStart* warm = nullptr);
 
   const Choice& choice() const { return best_choice_; }
   const Merit& merit() const { return best_; }
@@ -36,8 +49,11 @@ class GeneralSearch {
     ConstMatrix scores;
     const SearchEffort& effort;
   };
-  Merit propose(const Call& call, bool polish);
+  enum class Improve { kNo, kMoves, kExchanges };
+  Merit propose(const Call& call, Improve improve);
+  bool start(const Call& call, const WarmStart* warm);
   void find_rho(const Call& call);
+  void seek_limit(const Call& call);
   void improve_bound(const Call& call, double rho, int iterations);
   double most_at(const Call& call, double rho, int iterations);
   double next_possible_cost(const Call& call, double bound) const;
@@ -58,6 +74,7 @@ class GeneralSearch {
   std::vector<double> bests_;  // [E] of one token
   bool found_ = false, dual_started_ = false;
   double bound_ = 0, rho_low_ = 0, rho_high_ = 0;
+  double rho_guess_ = 1, rho_factor_ = 0;  // where the bracket is sought first, and in what steps
 };
 
 }  // namespace thermoe

@@ -85,6 +85,8 @@ void check_request(const RoutingRequest& request) {
         fmt::format("min_k is {}: it must be between 1 and k, {}, or 0 for the "
                     "policy's own",
                     request.min_k, request.k));
+  if (request.layer < 0)
+    throw InvalidArgument(fmt::format("layer is {}: it must be 0 or more", request.layer));
   if (request.layout != nullptr) check_layout(*request.layout, scores.cols);
   if (request.goal) check_goal(*request.goal);
   check_scores(scores);

@@ -42,11 +42,12 @@ namespace {
 
 // Batches of one shape and different content: after a round through the first half nothing is
 // allocated for the second.
-int64_t allocations_in_steady_state(RoutingRequest request, int tokens, int experts) {
+int64_t allocations_in_steady_state(RoutingRequest request, int tokens, int experts,
+                                    bool warm_start = false) {
   std::vector<ScoreBatch> batches;
   for (uint32_t seed = 0; seed < 60; ++seed)
     batches.push_back(random_scores(tokens, experts, seed));
-  AdaptiveRouter router;
+  AdaptiveRouter router({.warm_start = warm_start});
   RoutingPlan plan;
   const auto route = [&](size_t from, size_t to) {
     for (size_t n = from; n < to; ++n) {
@@ -85,6 +86,7 @@ TEST(Allocation, NoneForBudgets) {
   EXPECT_EQ(allocations_in_steady_state(request, 8, 32), 0);
   request.goal = RoutingGoal{RoutingGoal::Kind::kBestQuality, 0.7};
   EXPECT_EQ(allocations_in_steady_state(request, 8, 32), 0);
+  EXPECT_EQ(allocations_in_steady_state(request, 8, 32, /*warm_start=*/true), 0);
 }
 
 TEST(Allocation, NoneWithVariantsDevicesAndCapacities) {
@@ -98,6 +100,7 @@ TEST(Allocation, NoneWithVariantsDevicesAndCapacities) {
   request.prices = &prices;
   request.layout = &layout;
   EXPECT_EQ(allocations_in_steady_state(request, 8, 24), 0);
+  EXPECT_EQ(allocations_in_steady_state(request, 8, 24, /*warm_start=*/true), 0);
 }
 
 }  // namespace

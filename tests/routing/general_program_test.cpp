@@ -16,6 +16,7 @@ struct Sweep {
   std::string name;
   CaseKinds kinds;
   double least_optimal_frac;  // of the solved cases
+  bool warm_start = false;    // from whatever was solved before, of the same shape
 };
 
 // The plan keeps the contract, recomputed from scratch.
@@ -66,7 +67,7 @@ class GeneralProgram : public testing::TestWithParam<Sweep> {};
 TEST_P(GeneralProgram, BracketsTheOptimum) {
   const Sweep& sweep = GetParam();
   std::mt19937 random(5);
-  AdaptiveRouter router({.utility = UtilityModel::gate_mass()});
+  AdaptiveRouter router({.utility = UtilityModel::gate_mass(), .warm_start = sweep.warm_start});
   RoutingPlan plan;
   int solved = 0, optimal = 0, tight = 0;
   for (int n = 0; n < 150; ++n) {
@@ -107,6 +108,10 @@ INSTANTIATE_TEST_SUITE_P(
                         "everything",
                         {.variants = true, .devices = true, .capacities = true, .variable_k = true},
                         0.6},
+                    Sweep{"devices_warm", {.devices = true}, 0.8, true},
+                    Sweep{"capacities_warm", {.capacities = true}, 0.8, true},
+                    Sweep{"least_cost_warm", {.goal = kLeastCost}, 0.8, true},
+                    Sweep{"best_quality_warm", {.goal = kBestQuality}, 0.8, true},
                     Sweep{"least_cost", {.goal = kLeastCost}, 0.8},
                     Sweep{"least_cost_everything",
                           {.variants = true,

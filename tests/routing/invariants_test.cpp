@@ -277,6 +277,17 @@ TEST(Invariants, BadRequestsAreNamed) {
                      "limit of cost"));
 }
 
+TEST(Invariants, ALayerBelowZeroIsNamed) {
+  const ScoreBatch batch = random_scores(2, 4, 1);
+  RoutingPlan plan;
+  try {
+    AdaptiveRouter().route({.scores = batch.view(), .k = 2, .layer = -1}, plan);
+    FAIL();
+  } catch (const InvalidArgument& error) {
+    EXPECT_NE(std::string(error.what()).find("layer is -1"), std::string::npos);
+  }
+}
+
 // Too little room is a status: as few tokens too many as can be, and said by how much.
 TEST(Invariants, TooLittleRoomIsAStatus) {
   const ScoreBatch batch = random_scores(4, 3, 2);

@@ -4,7 +4,8 @@
 //   scores [T][E], k; optional: min_k, layer, renormalize, prices {open, slope, device_open,
 //   device_slope, device_base}, layout {experts, devices, errors [variants], instances
 //   [[expert, variant, device]], capacity}, goal {kind, limit}, settings {power, scale, open_price,
-//   slope_price, min_k, dual_iterations, dual_gap_frac, goal}
+//   slope_price, min_k, dual_iterations, dual_gap_frac, warm_start,
+//   goal}
 // and answers each with one line: the plan, its report and the seconds that routing took, or
 // {"error": ...}. Instances with the same settings go to the same router, which may start from what
 // it found before.
@@ -89,6 +90,7 @@ thermoe::AdaptiveRouterSettings settings_of(const json& object) {
   settings.min_k = object.value("min_k", settings.min_k);
   settings.dual_iterations = object.value("dual_iterations", settings.dual_iterations);
   settings.dual_gap_frac = object.value("dual_gap_frac", settings.dual_gap_frac);
+  settings.warm_start = object.value("warm_start", settings.warm_start);
   if (object.contains("goal")) settings.goal = goal_of(object.at("goal"));
   return settings;
 }

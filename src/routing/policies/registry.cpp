@@ -22,6 +22,29 @@ const std::vector<PolicyMaker>& makers() {
   return all;
 }
 
+struct Specification {
+  const PolicyMaker& maker;
+  std::string_view arguments;
+};
+
+Specification read_specification(std::string_view specification) {
+  const size_t colon = specification.find(':');
+  const std::string_view name = specification.substr(0, colon);
+  std::string known;
+  for (const PolicyMaker& maker : makers()) {
+    if (maker.info.name != name) {
+      known += (known.empty() ? "" : ", ") + maker.info.name;
+      continue;
+    }
+    if (colon == std::string_view::npos) return {maker, {}};
+    if (colon + 1 == specification.size())
+      throw InvalidArgument(
+          fmt::format("policy {}: parameters must follow the colon, as key=value", name));
+    return {maker, specification.substr(colon + 1)};
+  }
+  throw InvalidArgument(fmt::format("unknown policy '{}': known are {}", name, known));
+}
+
 }  // namespace
 
 std::span<const PolicyInfo> known_policies() {
@@ -33,24 +56,15 @@ std::span<const PolicyInfo> known_policies() {
   return infos;
 }
 
+void check_policy_specification(std::string_view specification) {
+  const Specification parts = read_specification(specification);
+  const PolicyArguments arguments(parts.maker.info, parts.arguments);
+}
+
 std::unique_ptr<RoutingPolicy> make_routing_policy(std::string_view specification,
                                                    const PolicyContext& context) {
-  const size_t colon = specification.find(':');
-  const std::string_view name = specification.substr(0, colon);
-  std::string known;
-  for (const PolicyMaker& maker : makers()) {
-    if (maker.info.name != name) {
-      known += (known.empty() ? "" : ", ") + maker.info.name;
-      continue;
-    }
-    if (colon != std::string_view::npos && colon + 1 == specification.size())
-      throw InvalidArgument(
-          fmt::format("policy {}: parameters must follow the colon, as key=value", name));
-    const std::string_view text =
-        colon == std::string_view::npos ? std::string_view() : specification.substr(colon + 1);
-    return maker.make(PolicyArguments(maker.info, text), context);
-  }
-  throw InvalidArgument(fmt::format("unknown policy '{}': known are {}", name, known));
+  const Specification parts = read_specification(specification);
+  return parts.maker.make(PolicyArguments(parts.maker.info, parts.arguments), context);
 }
 
 }  // namespace thermoe
