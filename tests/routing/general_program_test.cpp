@@ -93,7 +93,6 @@ TEST_P(GeneralProgram, BracketsTheOptimum) {
   EXPECT_GE(optimal, sweep.least_optimal_frac * solved);
 }
 
-constexpr auto kPrices = RoutingGoal::Kind::kPrices;
 constexpr auto kLeastCost = RoutingGoal::Kind::kLeastCost;
 constexpr auto kBestQuality = RoutingGoal::Kind::kBestQuality;
 
