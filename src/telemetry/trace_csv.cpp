@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -13,30 +12,11 @@
 #include <system_error>
 
 #include "telemetry/readings.h"
+#include "telemetry/trace_columns.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 namespace {
-
-struct Column {
-  std::string_view name;
-  std::optional<double> HardwareState::*member;
-};
-
-constexpr std::string_view kTimeColumn = "time_s";
-constexpr std::string_view kReasonsColumn = "clocks_event_reasons";
-constexpr std::array kColumns = {
-    Column{"temp_c", &HardwareState::temperature_c},
-    Column{"mem_temp_c", &HardwareState::memory_temperature_c},
-    Column{"temperature_limit_c", &HardwareState::temperature_limit_c},
-    Column{"power_instant_w", &HardwareState::power_instant_w},
-    Column{"power_average_w", &HardwareState::power_average_w},
-    Column{"power_limit_w", &HardwareState::power_limit_w},
-    Column{"sm_clock_mhz", &HardwareState::sm_clock_mhz},
-    Column{"sm_clock_max_mhz", &HardwareState::sm_clock_max_mhz},
-    Column{"mem_clock_mhz", &HardwareState::mem_clock_mhz},
-    Column{"energy_mj", &HardwareState::energy_mj},
-};
 
 std::vector<std::string_view> split(std::string_view line) {
   std::vector<std::string_view> cells;
@@ -64,8 +44,8 @@ class TraceReader {
       if (line_.empty()) continue;
       rows.push_back(read_row());
       if (rows.size() > 1 && rows.back().time_s < rows[rows.size() - 2].time_s) {
-        fail(kTimeColumn, fmt::format("{} is earlier than the row before; sort the rows by time",
-                                      rows.back().time_s));
+        fail(kTraceTime, fmt::format("{} is earlier than the row before; sort the rows by time",
+                                     rows.back().time_s));
       }
     }
     if (rows.empty()) throw IoError(path_, "no rows after the header; record at least one sample");
@@ -94,8 +74,8 @@ class TraceReader {
         fail(header_[i], "appears twice in the header; keep one");
       }
     }
-    if (std::find(header_.begin(), header_.end(), kTimeColumn) == header_.end()) {
-      fail(kTimeColumn, "is missing from the header; a trace needs it, in seconds");
+    if (std::find(header_.begin(), header_.end(), kTraceTime) == header_.end()) {
+      fail(kTraceTime, "is missing from the header; a trace needs it, in seconds");
     }
   }
 
@@ -113,18 +93,18 @@ class TraceReader {
   }
 
   void read_cell(const std::string& name, std::string_view cell, HardwareState& row) const {
-    if (name == kTimeColumn) {
+    if (name == kTraceTime) {
       if (cell.empty()) fail(name, "is empty; every row needs its time");
       row.time_s = parse_double(name, cell);
     } else if (cell.empty()) {
       return;  // a missing reading
-    } else if (name == kReasonsColumn) {
+    } else if (name == kTraceReasons) {
       row.throttle_reasons = parse_mask(cell);
     } else {
       const auto known =
-          std::find_if(kColumns.begin(), kColumns.end(),
-                       [&name](const Column& column) { return column.name == name; });
-      if (known != kColumns.end()) row.*(known->member) = parse_double(name, cell);
+          std::find_if(kTraceColumns.begin(), kTraceColumns.end(),
+                       [&name](const TraceColumn& column) { return column.name == name; });
+      if (known != kTraceColumns.end()) row.*(known->member) = parse_double(name, cell);
     }
   }
 
@@ -141,7 +121,7 @@ class TraceReader {
     uint64_t value = 0;
     const auto [end, error] = std::from_chars(cell.data(), cell.data() + cell.size(), value);
     if (error != std::errc() || end != cell.data() + cell.size()) {
-      fail(kReasonsColumn,
+      fail(kTraceReasons,
            fmt::format("'{}' is not a bit mask; write it as a decimal number", cell));
     }
     return value;

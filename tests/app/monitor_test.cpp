@@ -1,0 +1,100 @@
+// thermoe monitor on recorded traces and on a stand-in for the driver's library.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "monitor_session.h"
+#include "program.h"
+
+namespace thermoe::app {
+namespace {
+
+std::string trace() {
+  return std::string(THERMOE_SOURCE_DIR) + "/data/telemetry/h100-sxm-700w.csv";
+}
+
+std::vector<nlohmann::json> json_lines(const std::string& text) {
+  std::vector<nlohmann::json> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(nlohmann::json::parse(line));
+  return lines;
+}
+
+TEST(Monitor, ReplaysARecordingAsJsonAndRecordsIt) {
+  const std::string recording = ::testing::TempDir() + "thermoe_monitor.csv";
+  const Outcome outcome = run("monitor --telemetry replay:" + trace() +
+                              " --rate-hz 100 --duration-s 1 --json - --csv " + recording);
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_EQ(outcome.error, "");
+  const std::vector<nlohmann::json> lines = json_lines(outcome.out);
+  ASSERT_GE(lines.size(), 3u);
+  double last_s = -1;
+  for (size_t n = 0; n + 1 < lines.size(); ++n) {
+    EXPECT_GT(lines[n]["time_s"], last_s);
+    last_s = lines[n]["time_s"];
+    EXPECT_TRUE(lines[n]["power_limit_w"].is_null());  // the trace has none
+  }
+  EXPECT_EQ(lines[0]["temperature_c"], 60.0);
+  const nlohmann::json& sums = lines.back();
+  EXPECT_EQ(sums["summary"], true);
+  EXPECT_EQ(sums["source"], "replay:h100-sxm-700w.csv");
+  EXPECT_DOUBLE_EQ(sums["span_s"], last_s - lines[0]["time_s"].get<double>());
+  EXPECT_GT(sums["energy_mj"], 0.0);
+
+  const Outcome again = run("monitor --telemetry replay:" + recording + " --rate-hz 500 --json -");
+  ASSERT_EQ(again.status, 0) << again.error;  // and ends with its trace
+  const nlohmann::json repeated = json_lines(again.out).back();
+  EXPECT_DOUBLE_EQ(repeated["span_s"], sums["span_s"]);
+  std::filesystem::remove(recording);
+}
+
+TEST(Monitor, PrintsWhatWasUsed) {
+  const Outcome outcome =
+      run("monitor --telemetry replay:" + trace() + " --rate-hz 100 --duration-s 0.5");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  for (const char* part : {"power, mean", "energy", "throttled", "time in the driver"})
+    EXPECT_NE(outcome.out.find(part), std::string::npos) << part << "\n" << outcome.out;
+  EXPECT_EQ(outcome.error, "");  // no live table where standard error is no terminal
+}
+
+TEST(Monitor, ReadsTheDriversLibraryAndSaysThatItsCounterStandsStill) {
+  ASSERT_EQ(setenv("THERMOE_NVML_LIBRARY", FAKE_NVML_WHOLE_PATH, 1), 0);
+  const Outcome outcome = run("monitor --duration-s 1.3 --json -");
+  const Outcome missing = run("monitor --telemetry nvml:7 --duration-s 1");
+  unsetenv("THERMOE_NVML_LIBRARY");
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  const nlohmann::json sums = json_lines(outcome.out).back();
+  EXPECT_EQ(sums["device"], "NVIDIA H100 80GB HBM3");
+  EXPECT_EQ(sums["counter_stalls"], 1);
+  EXPECT_GE(sums["samples"], 20);
+  EXPECT_NEAR(sums["throttled_s"].get<double>(), sums["span_s"].get<double>(), 1e-6);
+  EXPECT_EQ(missing.status, 2);
+  EXPECT_NE(missing.error.find("no GPU with index 7"), std::string::npos) << missing.error;
+}
+
+TEST(Monitor, RefusesWhatItCannotDo) {
+  expect_refusal("monitor --telemetry guess", "known are auto");
+  expect_refusal("monitor --telemetry nvml:x", "nvml:0 is the first");
+  expect_refusal("monitor --telemetry replay:/nowhere.csv", "/nowhere.csv");
+  expect_refusal("monitor --telemetry replay:" + trace() + " --csv /nowhere/at/all.csv",
+                 "/nowhere/at/all.csv");
+  expect_refusal("monitor --telemetry replay:" + trace() + " --json file.json", "--json -");
+}
+
+TEST(Monitor, NamesWhatHoldsTheClockBack) {
+  EXPECT_EQ(throttle_text(0), "-");
+  EXPECT_EQ(throttle_text(0x1), "-");  // idle holds nothing back
+  EXPECT_EQ(throttle_text(kThrottleSoftwarePowerCap), "power cap");
+  EXPECT_EQ(throttle_text(kThrottlePowerBrake | kThrottleHardwareThermal),
+            "power brake, hardware thermal");
+}
+
+}  // namespace
+}  // namespace thermoe::app
