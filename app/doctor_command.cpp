@@ -11,6 +11,7 @@
 #include "commands.h"
 #include "kernels/cuda/devices.h"
 #include "paths.h"
+#include "prometheus_export.h"
 #include "table.h"
 #include "thermoe/checkpoint.h"
 #include "thermoe/error.h"
@@ -84,6 +85,13 @@ std::vector<Finding> find_telemetry() {
   return findings;
 }
 
+Finding find_prometheus() {
+  return {"metrics", PrometheusExport::available(),
+          PrometheusExport::available() ? "monitor --prometheus is compiled in"
+                                        : "this build can't serve Prometheus",
+          PrometheusExport::available() ? "" : "install prometheus-cpp-dev and build again"};
+}
+
 Finding find_profiles() {
   try {
     std::vector<std::string> names;
@@ -112,6 +120,7 @@ Finding find_model() {
 void run_doctor(const std::string& json_file) {
   std::vector<Finding> findings{find_cpu(), find_cuda()};
   for (Finding& finding : find_telemetry()) findings.push_back(std::move(finding));
+  findings.push_back(find_prometheus());
   findings.push_back(find_profiles());
   findings.push_back(find_model());
   if (!json_file.empty()) {

@@ -12,6 +12,7 @@
 #include "commands.h"
 #include "monitor_session.h"
 #include "progress.h"
+#include "prometheus_export.h"
 #include "table.h"
 #include "thermoe/error.h"
 
@@ -21,7 +22,7 @@ namespace {
 volatile std::sig_atomic_t interrupted = 0;
 
 struct MonitorOptions {
-  std::string telemetry = "auto", csv, json;
+  std::string telemetry = "auto", csv, json, prometheus;
   double rate_hz = 20, duration_s = 0;
 };
 
@@ -183,6 +184,14 @@ void run_monitor(const MonitorOptions& options) {
   if (!options.json.empty() && options.json != "-")
     throw InvalidArgument("--json writes lines to stdout: give it as --json -");
   Devices devices = open_devices(options);
+  std::unique_ptr<PrometheusExport> served;
+  if (!options.prometheus.empty()) {
+    std::vector<ExportedDevice> exported;
+    for (const auto& device : devices) exported.push_back({device->gpu(), &device->monitor()});
+    served = std::make_unique<PrometheusExport>(options.prometheus, exported);
+    if (interactive())
+      fmt::print(stderr, "for Prometheus at port {}, path /metrics\n", served->port());
+  }
   interrupted = 0;
   const auto before = std::signal(SIGINT, [](int) { interrupted = 1; });
   follow(options, devices);
@@ -213,6 +222,9 @@ void add_monitor_command(CLI::App& program) {
                       "record the samples to this file, as replay reads them");
   command->add_option("--json", options->json,
                       "-: a JSON object a line and sample to stdout, and one with the sums last");
+  command->add_option(
+      "--prometheus", options->prometheus,
+      "[HOST]:PORT to serve /metrics at, with dcgm-exporter's names, such as :9400");
   command->callback([options] { run_monitor(*options); });
 }
 

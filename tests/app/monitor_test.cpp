@@ -1,10 +1,13 @@
 // thermoe monitor on recorded traces and on a stand-in for the driver's library.
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -12,6 +15,8 @@
 
 #include "monitor_session.h"
 #include "program.h"
+#include "prometheus_export.h"
+#include "thermoe/error.h"
 
 namespace thermoe::app {
 namespace {
@@ -77,6 +82,49 @@ TEST(Monitor, ReadsTheDriversLibraryAndSaysThatItsCounterStandsStill) {
   EXPECT_NEAR(sums["throttled_s"].get<double>(), sums["span_s"].get<double>(), 1e-6);
   EXPECT_EQ(missing.status, 2);
   EXPECT_NE(missing.error.find("no GPU with index 7"), std::string::npos) << missing.error;
+}
+
+// What a scraper gets of http://127.0.0.1:port/metrics.
+std::string scrape(int port) {
+  const int connection = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string text;
+  if (::connect(connection, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
+    const std::string request = "GET /metrics HTTP/1.0\r\n\r\n";
+    EXPECT_EQ(::send(connection, request.data(), request.size(), 0),
+              static_cast<ssize_t>(request.size()));
+    std::array<char, 4096> buffer;
+    for (ssize_t n; (n = ::recv(connection, buffer.data(), buffer.size(), 0)) > 0;)
+      text.append(buffer.data(), static_cast<size_t>(n));
+  }
+  ::close(connection);
+  return text;
+}
+
+TEST(Monitor, PrometheusScrapesWhatIsThereAndNothingElse) {
+  if (!PrometheusExport::available()) GTEST_SKIP() << "built without prometheus-cpp";
+  GpuSystemMonitor monitor(open_replay_source(trace()));
+  const HardwareState state = monitor.poll();
+  const PrometheusExport served("127.0.0.1:0", {{3, &monitor}});
+  const std::string text = scrape(served.port());
+  const std::string labels =
+      "{gpu=\"3\",UUID=\"\",device=\"nvidia3\",modelName=\"replay of h100-sxm-700w.csv\"} ";
+  for (const std::string& line :
+       std::vector<std::string>{"# TYPE DCGM_FI_DEV_POWER_USAGE gauge\n",
+                                "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter\n",
+                                "DCGM_FI_DEV_GPU_TEMP" + labels + "60\n",
+                                "thermoe_monitor_samples_total" + labels + "1\n",
+                                "thermoe_gpu_present" + labels + "1\n"})
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  ASSERT_FALSE(state.power_limit_w);  // absent is not zero
+  EXPECT_EQ(text.find("POWER_LIMIT"), std::string::npos);
+  EXPECT_THROW(PrometheusExport("127.0.0.1:" + std::to_string(served.port()), {{3, &monitor}}),
+               InvalidArgument);
+  for (const char* address : {"9400", ":x", ":70000", ""})
+    EXPECT_THROW(PrometheusExport(address, {}), InvalidArgument) << address;
 }
 
 TEST(Monitor, RefusesWhatItCannotDo) {

@@ -1,0 +1,167 @@
+#include "prometheus_export.h"
+
+#include <fmt/format.h>
+#include <prometheus/collectable.h>
+#include <prometheus/exposer.h>
+#include <prometheus/metric_family.h>
+
+#include <array>
+#include <charconv>
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include "thermoe/error.h"
+
+namespace thermoe::app {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+struct Exported {
+  const char* name;
+  const char* help;
+  MetricType type;
+  std::optional<double> (*value)(const HardwareState& state);
+};
+
+std::optional<double> scaled(const std::optional<double>& value, double factor) {
+  return value ? std::optional<double>(*value * factor) : std::nullopt;
+}
+
+constexpr double kHzPerMhz = 1e6;
+
+// dcgm-exporter's names and units, then ours.
+constexpr std::array kReadings{
+    Exported{"DCGM_FI_DEV_SM_CLOCK", "SM clock frequency (in MHz).", MetricType::Gauge,
+             [](const HardwareState& s) { return s.sm_clock_mhz; }},
+    Exported{"DCGM_FI_DEV_MEM_CLOCK", "Memory clock frequency (in MHz).", MetricType::Gauge,
+             [](const HardwareState& s) { return s.mem_clock_mhz; }},
+    Exported{"DCGM_FI_DEV_GPU_TEMP", "GPU temperature (in C).", MetricType::Gauge,
+             [](const HardwareState& s) { return s.temperature_c; }},
+    Exported{"DCGM_FI_DEV_MEMORY_TEMP", "Memory temperature (in C).", MetricType::Gauge,
+             [](const HardwareState& s) { return s.memory_temperature_c; }},
+    Exported{"DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", MetricType::Gauge,
+             [](const HardwareState& s) {
+               return s.power_instant_w ? s.power_instant_w : s.power_average_w;
+             }},
+    Exported{"DCGM_FI_DEV_ENFORCED_POWER_LIMIT", "Enforced power limit (in W).", MetricType::Gauge,
+             [](const HardwareState& s) { return s.power_limit_w; }},
+    Exported{"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+             "Total energy consumption since the driver was loaded (in mJ).", MetricType::Counter,
+             [](const HardwareState& s) { return s.energy_mj; }},
+    Exported{"DCGM_FI_DEV_CLOCK_THROTTLE_REASONS", "Why clocks are held back (bit mask).",
+             MetricType::Gauge,
+             [](const HardwareState& s) {
+               return s.throttle_reasons
+                          ? std::optional<double>(static_cast<double>(*s.throttle_reasons))
+                          : std::nullopt;
+             }},
+    Exported{"thermoe_gpu_power_average_watts", "Board power over about one second.",
+             MetricType::Gauge, [](const HardwareState& s) { return s.power_average_w; }},
+    Exported{"thermoe_gpu_sm_clock_max_hertz", "Highest SM clock of the board.", MetricType::Gauge,
+             [](const HardwareState& s) { return scaled(s.sm_clock_max_mhz, kHzPerMhz); }},
+    Exported{"thermoe_gpu_temperature_limit_celsius", "Above it the board lowers its clocks.",
+             MetricType::Gauge, [](const HardwareState& s) { return s.temperature_limit_c; }},
+    Exported{"thermoe_gpu_present", "1, or 0 where the device is lost.", MetricType::Gauge,
+             [](const HardwareState& s) { return std::optional<double>(s.present ? 1.0 : 0.0); }},
+};
+
+struct ExportedStat {
+  const char* name;
+  const char* help;
+  double (*value)(const MonitorStats& stats);
+};
+
+constexpr std::array kStats{
+    ExportedStat{"thermoe_monitor_samples_total", "Samples taken.",
+                 [](const MonitorStats& s) { return static_cast<double>(s.samples); }},
+    ExportedStat{"thermoe_monitor_skipped_ticks_total", "Samples left out to bound the load.",
+                 [](const MonitorStats& s) { return static_cast<double>(s.skipped_ticks); }},
+    ExportedStat{"thermoe_monitor_sampling_seconds_total", "Time spent in the driver.",
+                 [](const MonitorStats& s) { return s.sampling_s; }},
+};
+
+// Asked from the server's threads; what it reads of a monitor may be read from any.
+class Collector : public prometheus::Collectable {
+ public:
+  explicit Collector(std::vector<ExportedDevice> devices) : devices_(std::move(devices)) {}
+
+  std::vector<MetricFamily> Collect() const override {
+    std::vector<MetricFamily> families;
+    for (const Exported& reading : kReadings)
+      add(families, reading.name, reading.help, reading.type,
+          [&reading](const GpuSystemMonitor& monitor) { return reading.value(monitor.state()); });
+    for (const ExportedStat& stat : kStats)
+      add(families, stat.name, stat.help, MetricType::Counter,
+          [&stat](const GpuSystemMonitor& monitor) {
+            return std::optional<double>(stat.value(monitor.stats()));
+          });
+    return families;
+  }
+
+ private:
+  template <typename Value>
+  void add(std::vector<MetricFamily>& families, const char* name, const char* help, MetricType type,
+           const Value& value_of) const {
+    MetricFamily family{name, help, type, {}};
+    for (const ExportedDevice& device : devices_) {
+      const std::optional<double> value = value_of(*device.monitor);
+      if (!value) continue;
+      const DeviceInfo info = device.monitor->device();
+      ClientMetric metric;
+      metric.label = {{"gpu", std::to_string(device.gpu)},
+                      {"UUID", info.uuid},
+                      {"device", fmt::format("nvidia{}", device.gpu)},
+                      {"modelName", info.name}};
+      (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = *value;
+      family.metric.push_back(std::move(metric));
+    }
+    if (!family.metric.empty()) families.push_back(std::move(family));
+  }
+
+  std::vector<ExportedDevice> devices_;
+};
+
+// As the server wants it; it takes a wrong port for another one silently.
+std::string checked(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon != std::string::npos) {
+    const char* end = address.data() + address.size();
+    const auto [stop, error] = std::from_chars(address.data() + colon + 1, end, port);
+    if (error != std::errc() || stop != end) port = -1;
+  }
+  if (port < 0 || port > 65535)
+    throw InvalidArgument(
+        fmt::format("--prometheus {}: give it as :PORT or HOST:PORT, such as :9400", address));
+  return colon == 0 ? "0.0.0.0" + address : address;
+}
+
+}  // namespace
+
+struct PrometheusExport::Impl {
+  std::shared_ptr<Collector> collector;
+  std::unique_ptr<prometheus::Exposer> exposer;
+};
+
+PrometheusExport::PrometheusExport(const std::string& address, std::vector<ExportedDevice> devices)
+    : impl_(std::make_unique<Impl>()) {
+  const std::string where = checked(address);
+  impl_->collector = std::make_shared<Collector>(std::move(devices));
+  try {
+    impl_->exposer = std::make_unique<prometheus::Exposer>(where);
+  } catch (const std::exception& error) {
+    throw InvalidArgument(fmt::format(
+        "--prometheus {}: can't listen there ({}); is the port taken?", address, error.what()));
+  }
+  impl_->exposer->RegisterCollectable(impl_->collector);
+}
+
+PrometheusExport::~PrometheusExport() = default;
+int PrometheusExport::port() const { return impl_->exposer->GetListeningPorts().front(); }
+bool PrometheusExport::available() { return true; }
+
+}  // namespace thermoe::app

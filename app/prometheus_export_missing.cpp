@@ -1,0 +1,21 @@
+// Stands in for prometheus_export.cpp where prometheus-cpp was not found at build time.
+#include <fmt/format.h>
+
+#include "prometheus_export.h"
+#include "thermoe/error.h"
+
+namespace thermoe::app {
+
+struct PrometheusExport::Impl {};
+
+PrometheusExport::PrometheusExport(const std::string& address, std::vector<ExportedDevice>) {
+  throw InvalidArgument(fmt::format(
+      "--prometheus {}: this build has no prometheus-cpp; install it (Debian: prometheus-cpp-dev) "
+      "and build again",
+      address));
+}
+PrometheusExport::~PrometheusExport() = default;
+int PrometheusExport::port() const { return 0; }
+bool PrometheusExport::available() { return false; }
+
+}  // namespace thermoe::app
