@@ -8,6 +8,7 @@ namespace thermoe::app {
 
 struct PrometheusExport::Impl {};
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): the signature of the one that serves
 PrometheusExport::PrometheusExport(const std::string& address, std::vector<ExportedDevice>) {
   throw InvalidArgument(fmt::format(
       "--prometheus {}: this build has no prometheus-cpp; install it (Debian: prometheus-cpp-dev) "
