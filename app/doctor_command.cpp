@@ -86,10 +86,10 @@ std::vector<Finding> find_telemetry() {
 }
 
 Finding find_prometheus() {
-  return {"metrics", PrometheusExport::available(),
-          PrometheusExport::available() ? "monitor --prometheus is compiled in"
-                                        : "this build can't serve Prometheus",
-          PrometheusExport::available() ? "" : "install prometheus-cpp-dev and build again"};
+  if (PrometheusExport::available())
+    return {"metrics", true, "monitor --prometheus is compiled in", ""};
+  return {"metrics", false, "this build can't serve Prometheus",
+          "install prometheus-cpp-dev and build again"};
 }
 
 Finding find_profiles() {

@@ -39,7 +39,7 @@ struct Totals {
     price += open_price;
     throttled += state.throttled();
     outcome.open_price_peak = std::max(outcome.open_price_peak, open_price);
-    const auto power = state.power_instant_w ? state.power_instant_w : state.power_average_w;
+    const auto power = state.power_w();
     if (power) {
       power_w += *power;
       ++power_samples;

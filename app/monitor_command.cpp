@@ -76,14 +76,14 @@ std::string live_table(const Devices& devices) {
     const HardwareState& state = device->state();
     std::optional<double> energy_kj = device->energy().energy_mj;
     if (energy_kj) *energy_kj *= 1e-6;
-    table.rows.push_back(
-        {fmt::format("{} {}", device->gpu(), device->monitor().device().name),
-         cell(state.power_instant_w ? state.power_instant_w : state.power_average_w),
-         cell(state.power_limit_w), cell(state.sm_clock_mhz), cell(state.mem_clock_mhz),
-         cell(state.temperature_c), cell(state.memory_temperature_c), cell(energy_kj, "{:.3f}"),
-         !state.present           ? "device lost"
-         : state.throttle_reasons ? throttle_text(*state.throttle_reasons)
-                                  : "?"});
+    table.rows.push_back({fmt::format("{} {}", device->gpu(), device->monitor().device().name),
+                          cell(state.power_w()), cell(state.power_limit_w),
+                          cell(state.sm_clock_mhz), cell(state.mem_clock_mhz),
+                          cell(state.temperature_c), cell(state.memory_temperature_c),
+                          cell(energy_kj, "{:.3f}"),
+                          !state.present           ? "device lost"
+                          : state.throttle_reasons ? throttle_text(*state.throttle_reasons)
+                                                   : "?"});
   }
   return table.text();
 }

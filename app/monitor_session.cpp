@@ -33,7 +33,7 @@ bool MonitoredDevice::update() {
   any_ = true;
   state_ = newest;
   meter_.add(newest);
-  power_.add(newest.power_instant_w ? newest.power_instant_w : newest.power_average_w);
+  power_.add(newest.power_w());
   temperature_.add(newest.temperature_c);
   clock_.add(newest.sm_clock_mhz);
   if (recorder_) recorder_->add(newest);

@@ -44,9 +44,7 @@ constexpr std::array kReadings{
     Exported{"DCGM_FI_DEV_MEMORY_TEMP", "Memory temperature (in C).", MetricType::Gauge,
              [](const HardwareState& s) { return s.memory_temperature_c; }},
     Exported{"DCGM_FI_DEV_POWER_USAGE", "Power draw (in W).", MetricType::Gauge,
-             [](const HardwareState& s) {
-               return s.power_instant_w ? s.power_instant_w : s.power_average_w;
-             }},
+             [](const HardwareState& s) { return s.power_w(); }},
     Exported{"DCGM_FI_DEV_ENFORCED_POWER_LIMIT", "Enforced power limit (in W).", MetricType::Gauge,
              [](const HardwareState& s) { return s.power_limit_w; }},
     Exported{"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",

@@ -57,7 +57,7 @@ class EnergyMeter {
   double filled_mj_ = 0;                             // integrals where no delta is to be trusted
   double integrated_mj_ = 0;
   double highest_power_w_ = 0;
-  bool has_integral_ = false, has_counter_ = false;
+  bool has_integral_ = false;
   Pending pending_;
   int resets_ = 0, stalls_ = 0;
 };

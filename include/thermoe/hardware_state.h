@@ -37,6 +37,10 @@ struct HardwareState {
   std::optional<double> temperature_limit_c;  // above it the device slows its clocks
   std::optional<uint64_t> throttle_reasons;   // kThrottle* bits (others may be set as well)
 
+  // The board's power now: the instantaneous reading, or the average one where there is none.
+  std::optional<double> power_w() const noexcept {
+    return power_instant_w ? power_instant_w : power_average_w;
+  }
   // True where a reason is known and is about power or heat. An unknown reason counts as false.
   bool throttled() const noexcept {
     return throttle_reasons.has_value() &&

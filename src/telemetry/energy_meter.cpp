@@ -9,10 +9,6 @@ constexpr double kMjPerJ = 1e3;
 // Below this a counter may stand still in truth: no board with memory draws less.
 constexpr double kLeastPowerW = 1.0;
 
-std::optional<double> power_of(const HardwareState& state) {
-  return state.power_instant_w ? state.power_instant_w : state.power_average_w;
-}
-
 }  // namespace
 
 void EnergyMeter::add(const HardwareState& state) {
@@ -25,14 +21,14 @@ void EnergyMeter::add(const HardwareState& state) {
     add_power(state, state.time_s - last_s_);
   }
   add_counter(state);
-  power_w_ = power_of(state);
+  power_w_ = state.power_w();
   last_s_ = state.time_s;
 }
 
 void EnergyMeter::add_power(const HardwareState& state, double step_s) {
   if (step_s > kLongestGapS) return;
   observed_s_ += step_s;
-  const std::optional<double> now_w = power_of(state);
+  const std::optional<double> now_w = state.power_w();
   if (!now_w || !power_w_) return;
   const double step_mj = 0.5 * (*now_w + *power_w_) * step_s * kMjPerJ;
   integrated_mj_ += step_mj;
@@ -44,11 +40,8 @@ void EnergyMeter::add_power(const HardwareState& state, double step_s) {
 void EnergyMeter::add_counter(const HardwareState& state) {
   if (!state.energy_mj) return;
   const double counter_mj = *state.energy_mj;
-  if (!counter_mj_) {  // the first value; what came before is filled in
-    filled_mj_ += pending_.integral_mj;
-    pending_ = {state.time_s, 0, false};
-  } else if (counter_mj < *counter_mj_) {
-    ++resets_;
+  if (!counter_mj_ || counter_mj < *counter_mj_) {  // what came before is filled in
+    if (counter_mj_) ++resets_;
     filled_mj_ += pending_.integral_mj;
     pending_ = {state.time_s, 0, false};
   } else if (counter_mj > *counter_mj_) {
@@ -58,11 +51,10 @@ void EnergyMeter::add_counter(const HardwareState& state) {
     counted_integral_mj_ += pending_.integral_mj;
     pending_ = {state.time_s, 0, false};
   } else if (!pending_.stalled && state.time_s - pending_.since_s >= kStallS &&
-             power_of(state).value_or(0.0) > kLeastPowerW) {
+             state.power_w().value_or(0.0) > kLeastPowerW) {
     pending_.stalled = true;
     ++stalls_;
   }
-  has_counter_ = true;
   counter_mj_ = counter_mj;
 }
 
@@ -74,12 +66,12 @@ EnergyReading EnergyMeter::reading() const {
   reading.counter_resets = resets_;
   reading.counter_stalls = stalls_;
   if (has_integral_) reading.integrated_mj = integrated_mj_;
-  const double open_mj = pending_.stalled || !has_counter_ ? pending_.integral_mj : 0.0;
+  const double open_mj = pending_.stalled || !counter_mj_ ? pending_.integral_mj : 0.0;
   const double filled_mj = filled_mj_ + open_mj;
-  if (has_counter_ || has_integral_) reading.energy_mj = counted_mj_ + filled_mj;
+  if (counter_mj_ || has_integral_) reading.energy_mj = counted_mj_ + filled_mj;
   // The counter's value is up to one refresh old, at the beginning and at the end.
   reading.uncertainty_mj =
-      0.5 * filled_mj + (has_counter_ ? refresh_s_ * highest_power_w_ * kMjPerJ : 0.0);
+      0.5 * filled_mj + (counter_mj_ ? refresh_s_ * highest_power_w_ * kMjPerJ : 0.0);
   if (counted_integral_mj_ > 0.0)
     reading.disagreement_frac = (counted_mj_ - counted_integral_mj_) / counted_integral_mj_;
   return reading;

@@ -4,8 +4,7 @@
 //   scores [T][E], k; optional: min_k, layer, renormalize, prices {open, slope, device_open,
 //   device_slope, device_base}, layout {experts, devices, errors [variants], instances
 //   [[expert, variant, device]], capacity}, goal {kind, limit}, settings {power, scale, open_price,
-//   slope_price, min_k, dual_iterations, dual_gap_frac, warm_start,
-//   goal}
+//   slope_price, min_k, dual_iterations, dual_gap_frac, warm_start, goal}
 // and answers each with one line: the plan, its report and the seconds that routing took, or
 // {"error": ...}. Instances with the same settings go to the same router, which may start from what
 // it found before.
