@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <limits>
 
 #include "thermoe/error.h"
 
@@ -97,10 +98,30 @@ int64_t ProfileNode::index(const std::string& key, int64_t size) const {
 }
 
 std::vector<double> ProfileNode::positives(const std::string& key) const {
+  std::vector<double> values = positives_or_missing(key);
+  for (size_t i = 0; i < values.size(); ++i)
+    if (std::isnan(values[i])) fail(fmt::format("{}[{}] is no positive number", key, i));
+  return values;
+}
+
+std::map<std::string, std::string> ProfileNode::texts(const std::string& key) const {
+  const nlohmann::json& object = at(key);
+  if (!object.is_object()) fail(fmt::format("field \"{}\" is no object", key));
+  std::map<std::string, std::string> texts;
+  for (const auto& [name, value] : object.items())
+    if (value.is_string()) texts[name] = value.get<std::string>();
+  return texts;
+}
+
+std::vector<double> ProfileNode::positives_or_missing(const std::string& key) const {
   const nlohmann::json& list = at(key);
   if (!list.is_array() || list.empty()) fail(fmt::format("field \"{}\" is no filled list", key));
   std::vector<double> values;
   for (const nlohmann::json& entry : list) {
+    if (entry.is_null()) {
+      values.push_back(std::numeric_limits<double>::quiet_NaN());
+      continue;
+    }
     const double value = entry.is_number() ? entry.get<double>() : -1.0;
     if (!std::isfinite(value) || value <= 0)
       fail(fmt::format("{}[{}] is no positive number", key, values.size()));

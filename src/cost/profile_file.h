@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -12,7 +13,7 @@ namespace thermoe::cost {
 // What a file claims to be, and what to do where it isn't. Texts must outlive the nodes.
 struct FileKind {
   const char* name = "profile";
-  const char* remedy = "use a file of data/profiles or make one with scripts/make_profiles.py";
+  const char* remedy = "use a file of data/profiles or make one with thermoe fit";
 };
 
 // An object of a profile file and where it stands in it ("shapes[2].loads[0]").
@@ -30,6 +31,11 @@ class ProfileNode {
   int64_t count(const std::string& key) const;                // an integer >= 1
   int64_t index(const std::string& key, int64_t size) const;  // an integer in [0, size)
   std::vector<double> positives(const std::string& key) const;
+  // A filled list of positive numbers and nulls; a null gives NaN.
+  std::vector<double> positives_or_missing(const std::string& key) const;
+  // An object of texts; other members are left out.
+  std::map<std::string, std::string> texts(const std::string& key) const;
+  bool has(const std::string& key) const { return value_.contains(key); }
   // `size` numbers, finite and in [low, high].
   std::vector<double> numbers(const std::string& key, int64_t size, double low, double high) const;
   // A list of `rows` lists of `cols` such numbers, row after row.

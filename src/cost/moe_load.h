@@ -1,0 +1,31 @@
+// How many tokens each expert of a device gets, under the loads that the measured tables were made
+// with (ai-dynamo/aiconfigurator, its collector's "balanced" and "power_law_<alpha>").
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace thermoe::cost {
+
+// Expected over the load's randomness, for the device's own experts.
+struct MoeLoad {
+  double assignments = 0;  // token-expert pairs
+  double distinct = 0;     // experts with at least one token
+  double tile_rows = 0;    // rows computed where each expert's tokens fill whole tiles
+};
+
+// Rows of the tile that MoeLoad::tile_rows counts in: the middle of what grouped kernels choose.
+inline constexpr double kLoadTileRows = 32;
+
+// The exponent of "power_law_<alpha>", 0 for "balanced". Throws InvalidArgument for other names.
+double load_exponent(const std::string& distribution);
+
+// The load of one of `ep` devices that share `experts` experts (a divisor): the first one's for a
+// balanced load, the busiest one's for a power law. exponent: load_exponent()'s. Deterministic.
+// Balanced: choice i of token t is expert t + i ceil(experts/top_k), spread evenly for few tokens.
+// Power law: sample, scale, round, cap at the token count, repair the sum; the mean of 24 draws.
+// Up to a millisecond of CPU time for a power law. Throws InvalidArgument on sizes below 1, top_k
+// above experts, or an ep that doesn't divide them.
+MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exponent);
+
+}  // namespace thermoe::cost
