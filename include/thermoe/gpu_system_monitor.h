@@ -18,7 +18,8 @@ class TelemetrySource {
   virtual std::string name() const = 0;
   virtual DeviceInfo device() const = 0;
   // The state now. A field that can't be read is absent; a device that is gone gives present ==
-  // false (and may come back). Never throws after construction.
+  // false (and may come back). What a source does not say in `status`, the monitor fills in. Never
+  // throws after construction.
   virtual HardwareState sample() = 0;
 };
 
@@ -26,11 +27,16 @@ class TelemetrySource {
 // the file that the environment variable THERMOE_NVML_LIBRARY names. `device_index` is NVML's (PCI
 // order, not CUDA_VISIBLE_DEVICES').
 //
-// sample() reads the driver's fields one by one: one that is not supported, or a function that this
-// driver lacks, leaves that reading absent. A lost device (or a driver that answers nothing) gives
-// present == false; the library is then initialised again and the same board (by UUID) looked for
-// after 0.25 s, 0.5 s, ... up to every 8 s. A sample takes some 3 ms of the driver's time on an
-// idle H100 (driver 580).
+// sample() reads power, memory temperature and the throttle counters in one batch, the rest one by
+// one: a reading that is not supported, or whose function this driver lacks, is absent and its
+// status says why. The counters and the activity (GPM: Hopper and newer, not with MIG) are asked
+// for less often where they are slow, at most 2 % and 0.25 % of the time and activity twice a
+// second; in between they keep their value and their age grows. time_s is when the quick readings
+// were taken; a value's age is by the driver's time stamp, unless the wall clock was set since.
+//
+// A lost device (or a driver that answers nothing) gives present == false; the library is then
+// initialised again and the same board (by UUID) looked for after 0.25 s, 0.5 s, ... up to every
+// 8 s. A sample takes some 3 ms of the driver's time on an idle H100 (driver 580).
 //
 // Throws NvmlError, with the remedy: no library, no such device, or a driver too old for the calls
 // needed.
@@ -52,8 +58,8 @@ struct TelemetryProbe {
   std::vector<Device> devices;
   std::string problem;  // one line with the remedy; empty where all is well
 };
-// Loads NVML, reads every device once and lets go of it again. Never throws: what is wrong is in
-// `problem`.
+// Loads NVML, reads every device (a tenth of a second each) and lets go of it again. Never throws:
+// what is wrong is in `problem`.
 TelemetryProbe probe_nvml();
 
 // Replays a recorded trace (CSV; data/telemetry/README.md names the columns) in virtual time: the
@@ -75,6 +81,11 @@ struct MonitorStats {
   uint64_t skipped_ticks = 0;  // ticks of the polling thread given up to keep its load bounded
   uint64_t failures = 0;       // samples in which the source broke its contract and threw
   double sampling_s = 0.0;     // wall time spent inside the source
+  double thread_s = 0.0;       // wall time for which the polling thread has run
+  double thread_cpu_s = 0.0;   // processor time that it used, inside the driver's calls as well
+
+  // Of one core; 0 before the thread has run.
+  double thread_cpu_frac() const noexcept { return thread_s > 0.0 ? thread_cpu_s / thread_s : 0.0; }
 };
 
 // Owns a source and publishes what it says. Polling is done by a thread of its own between start()

@@ -10,16 +10,30 @@
 #include <thread>
 #include <utility>
 
+#include "telemetry/clocks.h"
 #include "telemetry/poll_schedule.h"
 #include "telemetry/published_state.h"
+#include "telemetry/reading_history.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 
 using Clock = PollSchedule::Clock;
 
+namespace {
+
+int64_t nanoseconds(Clock::duration time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+}
+double seconds(const std::atomic<int64_t>& nanoseconds) {
+  return 1e-9 * static_cast<double>(nanoseconds.load(std::memory_order_relaxed));
+}
+
+}  // namespace
+
 struct GpuSystemMonitor::State {
   std::unique_ptr<TelemetrySource> source;
+  ReadingHistory history;  // the source's: touched only by who samples
   MonitorSettings settings;
   std::string source_name;  // copies: the source itself belongs to one thread
   DeviceInfo device;
@@ -28,7 +42,7 @@ struct GpuSystemMonitor::State {
   std::atomic<uint64_t> samples{0};
   std::atomic<uint64_t> skipped_ticks{0};
   std::atomic<uint64_t> failures{0};
-  std::atomic<int64_t> sampling_ns{0};
+  std::atomic<int64_t> sampling_ns{0}, thread_ns{0}, thread_cpu_ns{0};
 
   std::mutex control_mutex;  // serialises start(), stop() and poll(); held over poll()'s sample
   std::thread thread;
@@ -38,10 +52,9 @@ struct GpuSystemMonitor::State {
 
   HardwareState sample_and_publish() {
     const Clock::time_point begin = Clock::now();
-    const HardwareState sampled = source->sample();
-    sampling_ns.fetch_add(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begin).count(),
-        std::memory_order_relaxed);
+    HardwareState sampled = source->sample();
+    sampling_ns.fetch_add(nanoseconds(Clock::now() - begin), std::memory_order_relaxed);
+    history.complete(sampled);
     published.publish(sampled);
     samples.fetch_add(1, std::memory_order_relaxed);
     return sampled;
@@ -61,11 +74,19 @@ struct GpuSystemMonitor::State {
   }
 
   void run() {
-    PollSchedule schedule(Clock::now(), settings.rate_hz);
+    Clock::time_point counted = Clock::now();
+    int64_t counted_cpu_ns = 0;
+    PollSchedule schedule(counted, settings.rate_hz);
     for (;;) {
       const Clock::time_point begin = Clock::now();
       sample_on_thread();
-      skipped_ticks.fetch_add(schedule.advance(begin, Clock::now()), std::memory_order_relaxed);
+      const Clock::time_point end = Clock::now();
+      skipped_ticks.fetch_add(schedule.advance(begin, end), std::memory_order_relaxed);
+      const int64_t cpu_ns = thermoe::thread_cpu_ns();
+      thread_cpu_ns.fetch_add(cpu_ns - counted_cpu_ns, std::memory_order_relaxed);
+      thread_ns.fetch_add(nanoseconds(end - counted), std::memory_order_relaxed);
+      counted_cpu_ns = cpu_ns;
+      counted = end;
       std::unique_lock lock(wake_mutex);
       if (wake.wait_until(lock, schedule.deadline(), [this] { return stop_requested; })) return;
     }
@@ -123,8 +144,9 @@ MonitorStats GpuSystemMonitor::stats() const noexcept {
   stats.samples = state_->samples.load(std::memory_order_relaxed);
   stats.skipped_ticks = state_->skipped_ticks.load(std::memory_order_relaxed);
   stats.failures = state_->failures.load(std::memory_order_relaxed);
-  stats.sampling_s =
-      static_cast<double>(state_->sampling_ns.load(std::memory_order_relaxed)) * 1e-9;
+  stats.sampling_s = seconds(state_->sampling_ns);
+  stats.thread_s = seconds(state_->thread_ns);
+  stats.thread_cpu_s = seconds(state_->thread_cpu_ns);
   return stats;
 }
 

@@ -90,6 +90,11 @@ void Library::resolve() {
   find(library,
        {"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"},
        api_.clocks_event_reasons);
+  find(library, {"nvmlGpmQueryDeviceSupport"}, api_.gpm_support);
+  find(library, {"nvmlGpmSampleAlloc"}, api_.gpm_sample_alloc);
+  find(library, {"nvmlGpmSampleFree"}, api_.gpm_sample_free);
+  find(library, {"nvmlGpmSampleGet"}, api_.gpm_sample_get);
+  find(library, {"nvmlGpmMetricsGet"}, api_.gpm_metrics_get);
 
   const char* missing = api_.init == nullptr                 ? "nvmlInit"
                         : api_.shutdown == nullptr           ? "nvmlShutdown"

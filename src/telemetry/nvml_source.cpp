@@ -6,7 +6,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
+#include "telemetry/clocks.h"
 #include "telemetry/nvml_library.h"
 #include "telemetry/nvml_reader.h"
 #include "telemetry/readings.h"
@@ -18,10 +20,6 @@ namespace {
 
 constexpr double kRetryFirstS = 0.25;
 constexpr double kRetryMaxS = 8.0;
-
-double monotonic_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 class NvmlSource final : public TelemetrySource {
  public:
@@ -63,7 +61,7 @@ class NvmlSource final : public TelemetrySource {
       retry_at_s_ = monotonic_s() + retry_after_s_;
       retry_after_s_ = std::min(2.0 * retry_after_s_, kRetryMaxS);
     }
-    state.time_s = now_s;
+    if (!state.present) state.time_s = monotonic_s();
     return state;
   }
 
@@ -105,10 +103,13 @@ TelemetryProbe::Device probe_device(const nvml::Library& library, unsigned index
   TelemetryProbe::Device probed;
   probed.name = library.device_name(device);
   probed.uuid = library.device_uuid(device);
-  for_each_reading(nvml::Reader(library, device).read(),
-                   [&probed](const char* name, const auto& reading) {
-                     (reading ? probed.available_fields : probed.missing_fields).push_back(name);
-                   });
+  nvml::Reader reader(library, device);
+  (void)reader.read();
+  // Activity is known from one sample to the next.
+  std::this_thread::sleep_for(std::chrono::duration<double>(1.1 * nvml::Gpm::kLeastIntervalS));
+  for_each_reading(reader.read(), [&probed](const char* name, const auto& reading) {
+    (reading ? probed.available_fields : probed.missing_fields).push_back(name);
+  });
   return probed;
 }
 

@@ -28,6 +28,15 @@ inline constexpr std::array kTraceColumns = {
     TraceColumn{"sm_clock_max_mhz", &HardwareState::sm_clock_max_mhz},
     TraceColumn{"mem_clock_mhz", &HardwareState::mem_clock_mhz},
     TraceColumn{"energy_mj", &HardwareState::energy_mj},
+    TraceColumn{"throttled_power_cap_s", &HardwareState::throttled_power_cap_s},
+    TraceColumn{"throttled_power_brake_s", &HardwareState::throttled_power_brake_s},
+    TraceColumn{"throttled_thermal_s", &HardwareState::throttled_thermal_s},
+    TraceColumn{"throttled_hardware_thermal_s", &HardwareState::throttled_hardware_thermal_s},
+    TraceColumn{"throttled_board_limit_s", &HardwareState::throttled_board_limit_s},
+    TraceColumn{"throttled_reliability_s", &HardwareState::throttled_reliability_s},
+    TraceColumn{"sm_active_frac", &HardwareState::sm_active_frac},
+    TraceColumn{"tensor_active_frac", &HardwareState::tensor_active_frac},
+    TraceColumn{"dram_active_frac", &HardwareState::dram_active_frac},
 };
 
 }  // namespace thermoe

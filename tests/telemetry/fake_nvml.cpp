@@ -118,6 +118,40 @@ Return nvmlDeviceGetUUID(Device device, char* text, unsigned bytes) {
   return result;
 }
 
+static void fill_field(FieldValue& field) {
+  const unsigned id = field.field_id;
+  const unsigned milliwatt = id == kFieldPowerInstant ? 310250 : 305750;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  field.timestamp_us = g_fake.stamp_us != 0
+                           ? g_fake.stamp_us
+                           : std::chrono::duration_cast<std::chrono::microseconds>(now).count() +
+                                 g_fake.stamp_offset_us;
+  const bool new_counter = id >= kFieldThrottledThermal && id <= kFieldThrottledPowerBrake;
+  const bool counter = new_counter || id == kFieldThrottledPowerCap ||
+                       id == kFieldThrottledThermalOld || id == kFieldThrottledBoardLimit ||
+                       id == kFieldThrottledReliability;
+  if (id == kFieldMemoryTemp) {
+    field.result = g_fake.memory_temp_result;
+    field.value_type = kTypeUnsignedInt;
+    field.value.ui = 51;
+  } else if (id == kFieldPowerInstant || id == kFieldPowerAverage) {
+    field.result = g_fake.power_fields_result;
+    field.value_type = g_fake.power_value_type;
+    field.value.ull = 0;
+    if (field.value_type == kTypeUnsignedLongLong) field.value.ull = milliwatt;
+    if (field.value_type == kTypeUnsignedInt) field.value.ui = milliwatt;
+    if (field.value_type == kTypeDouble) field.value.d = milliwatt;
+  } else if (counter) {
+    const bool refused = new_counter && g_fake.new_counters_result != kSuccess;
+    field.result = refused ? g_fake.new_counters_result : g_fake.counters_result;
+    field.value_type = new_counter ? g_fake.new_counters_type : kTypeUnsignedLongLong;
+    field.value.ull = g_fake.throttled_ns + id;
+    field.latency_us = g_fake.counter_latency_us;
+  } else {
+    field.result = kErrorNotSupported;
+  }
+}
+
 Return nvmlDeviceGetFieldValues(Device device, int count, FieldValue* values) {
   ++g_fake.field_calls;
   g_fake.last_field_count = count;
@@ -126,22 +160,8 @@ Return nvmlDeviceGetFieldValues(Device device, int count, FieldValue* values) {
   }
   const Return result = check(device);
   for (int i = 0; result == kSuccess && i < count; ++i) {
-    FieldValue& field = values[i];
-    const unsigned milliwatt = field.field_id == kFieldPowerInstant ? 310250 : 305750;
-    if (field.field_id == kFieldMemoryTemp) {
-      field.result = g_fake.memory_temp_result;
-      field.value_type = kTypeUnsignedInt;
-      field.value.ui = 51;
-    } else if (field.field_id == kFieldPowerInstant || field.field_id == kFieldPowerAverage) {
-      field.result = g_fake.power_fields_result;
-      field.value_type = g_fake.power_value_type;
-      field.value.ull = 0;
-      if (field.value_type == kTypeUnsignedLongLong) field.value.ull = milliwatt;
-      if (field.value_type == kTypeUnsignedInt) field.value.ui = milliwatt;
-      if (field.value_type == kTypeDouble) field.value.d = milliwatt;
-    } else {
-      field.result = kErrorNotSupported;
-    }
+    if (values[i].field_id >= g_fake.refused_field) return kErrorInvalidArgument;
+    fill_field(values[i]);
   }
   return result;
 }
@@ -172,6 +192,45 @@ Return nvmlDeviceGetTemperatureThreshold(Device device, int threshold, unsigned*
 Return nvmlDeviceGetMarginTemperature(Device device, MarginTemperature* margin) {
   if (margin->version != kMarginTemperatureVersion1) return kErrorArgumentVersionMismatch;
   return answer(device, &margin->margin_c, 45);
+}
+
+Return nvmlGpmQueryDeviceSupport(Device device, GpmSupport* support) {
+  if (support->version != kGpmSupportVersion) return kErrorArgumentVersionMismatch;
+  return answer(device, &support->is_supported, g_fake.gpm_supported);
+}
+
+Return nvmlGpmSampleAlloc(GpmSample* sample) {
+  ++g_fake.gpm_allocated;
+  *sample = reinterpret_cast<GpmSample>(new int(0));
+  return kSuccess;
+}
+
+Return nvmlGpmSampleFree(GpmSample sample) {
+  --g_fake.gpm_allocated;
+  delete reinterpret_cast<int*>(sample);
+  return g_references == 0 ? kErrorUninitialized : kSuccess;
+}
+
+// A sample is its number: the first is 1.
+Return nvmlGpmSampleGet(Device device, GpmSample sample) {
+  if (g_fake.gpm_result != kSuccess) return g_fake.gpm_result;
+  return answer(device, reinterpret_cast<int*>(sample), ++g_fake.gpm_samples);
+}
+
+Return nvmlGpmMetricsGet(GpmMetricsGet* request) {
+  if (request->version != kGpmMetricsGetVersion) return kErrorArgumentVersionMismatch;
+  const int from = *reinterpret_cast<int*>(request->from);
+  const int to = *reinterpret_cast<int*>(request->to);
+  if (from < 1 || to != from + 1) return kErrorInvalidArgument;  // one after the other
+  if (g_fake.gpm_metrics_result != kSuccess) return g_fake.gpm_metrics_result;
+  for (unsigned i = 0; i < request->count; ++i) {
+    GpmMetric& metric = request->metrics[i];
+    metric.result = metric.metric_id == kGpmDramActive ? g_fake.gpm_dram_result : kSuccess;
+    metric.value = metric.metric_id == kGpmSmActive       ? g_fake.sm_percent
+                   : metric.metric_id == kGpmTensorActive ? g_fake.tensor_percent
+                                                          : g_fake.dram_percent;
+  }
+  return kSuccess;
 }
 
 #endif  // !FAKE_NVML_OLD

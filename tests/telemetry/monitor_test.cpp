@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "telemetry/clocks.h"
 #include "telemetry/poll_schedule.h"
 #include "thermoe/error.h"
 #include "thermoe/gpu_system_monitor.h"
@@ -138,6 +139,56 @@ TEST(GpuSystemMonitor, BacksOffFromASlowSource) {
   EXPECT_GE(took.count(), 0.6);  // three pauses of 180 ms or more, and the calls
   EXPECT_GE(stats.sampling_s, 0.079);
   EXPECT_GE(stats.skipped_ticks, 9u);
+}
+
+// Uses the processor for half a millisecond each time.
+class BusySource final : public TelemetrySource {
+ public:
+  std::string name() const override { return "busy"; }
+  DeviceInfo device() const override { return {}; }
+  HardwareState sample() override {
+    const int64_t until_ns = thread_cpu_ns() + 500'000;
+    while (thread_cpu_ns() < until_ns) {
+    }
+    HardwareState state;
+    state.time_s = ++count_;
+    return state;
+  }
+
+ private:
+  int count_ = 0;
+};
+
+TEST(GpuSystemMonitor, CountsTheProcessorTimeOfItsThread) {
+  GpuSystemMonitor monitor(std::make_unique<BusySource>(), {50.0});
+  (void)monitor.poll();
+  EXPECT_EQ(monitor.stats().thread_cpu_s, 0.0);  // not the thread's
+  EXPECT_EQ(monitor.stats().thread_cpu_frac(), 0.0);
+  for (int round = 0; round < 2; ++round) {  // goes on after a restart
+    const uint64_t before = monitor.stats().samples;
+    monitor.start();
+    EXPECT_TRUE(eventually([&] { return monitor.stats().samples >= before + 10; }));
+    monitor.stop();
+  }
+  const MonitorStats stats = monitor.stats();
+  const auto on_thread = static_cast<double>(stats.samples - 1);
+  EXPECT_GE(stats.thread_cpu_s, 0.0005 * on_thread);
+  EXPECT_LT(stats.thread_cpu_s, 0.005 * on_thread);
+  EXPECT_GE(stats.thread_s, 0.3);  // two times nine pauses of 20 ms
+  EXPECT_DOUBLE_EQ(stats.thread_cpu_frac(), stats.thread_cpu_s / stats.thread_s);
+}
+
+TEST(GpuSystemMonitor, CompletesTheStatusOfAnySource) {
+  GpuSystemMonitor monitor(
+      open_replay_source(THERMOE_SOURCE_DIR "/data/telemetry/h100-sxm-700w.csv", 0.025));
+  HardwareState state = monitor.poll();
+  for (int n = 0; n < 20; ++n) state = monitor.poll();
+  EXPECT_EQ(state.status_of(Reading::kTemperature).validity, Validity::kValid);
+  EXPECT_EQ(state.status_of(Reading::kMemoryTemperature).scope, Scope::kMemory);
+  EXPECT_EQ(state.status_of(Reading::kPowerLimit).validity, Validity::kUnknown);
+  // The clock of the memory has been the same since the first row, the power has not.
+  EXPECT_NEAR(state.status_of(Reading::kMemClock).unchanged_ms, 1e3 * state.time_s, 1.0);
+  EXPECT_LT(state.status_of(Reading::kPowerInstant).unchanged_ms, 150);
 }
 
 TEST(GpuSystemMonitor, PublishesASourceThatThrowsAsLost) {

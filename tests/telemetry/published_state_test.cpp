@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -38,6 +39,10 @@ HardwareState state_of(uint64_t n) {
   state.sm_clock_mhz = x + 5;
   state.temperature_c = x + 6;
   state.throttle_reasons = n;
+  state.dram_active_frac = x + 7;
+  for (size_t i = 0; i < kReadings; ++i)
+    state.status[i] = {static_cast<uint16_t>(n + i), static_cast<uint16_t>(n), Validity::kValid,
+                       Scope::kDie};
   return state;
 }
 
@@ -48,7 +53,9 @@ bool whole(const HardwareState& state) {
          state.power_average_w == expected.power_average_w &&
          state.power_limit_w == expected.power_limit_w && state.energy_mj == expected.energy_mj &&
          state.sm_clock_mhz == expected.sm_clock_mhz &&
-         state.temperature_c == expected.temperature_c && !state.mem_clock_mhz;
+         state.temperature_c == expected.temperature_c && !state.mem_clock_mhz &&
+         state.dram_active_frac == expected.dram_active_frac &&
+         std::memcmp(state.status.data(), expected.status.data(), sizeof state.status) == 0;
 }
 
 TEST(PublishedState, IsEmptyBeforeTheFirst) {

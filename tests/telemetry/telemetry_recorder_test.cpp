@@ -63,6 +63,15 @@ TEST_F(Recorder, WhatIsWrittenReadsBack) {
       if (n % 5) state.memory_temperature_c = value(random);
       state.temperature_limit_c = 87.0;
       state.throttle_reasons = random();
+      state.throttled_power_cap_s = value(random);
+      if (n % 4) state.throttled_power_brake_s = value(random);
+      state.throttled_thermal_s = value(random);
+      state.throttled_hardware_thermal_s = value(random);
+      state.throttled_board_limit_s = value(random);
+      state.throttled_reliability_s = value(random);
+      state.sm_active_frac = value(random);
+      state.tensor_active_frac = value(random);
+      if (n % 6) state.dram_active_frac = value(random);
     }
     states.push_back(state);
   }
