@@ -23,7 +23,7 @@ namespace {
 volatile std::sig_atomic_t interrupted = 0;
 
 struct MonitorOptions {
-  std::string telemetry = "auto", csv, json, prometheus;
+  std::string telemetry = "auto", csv, phase_file, json, prometheus;
   double rate_hz = 20, duration_s = 0;
 };
 
@@ -42,8 +42,8 @@ int gpu_index(const std::string& telemetry) {
 Devices open_devices(const MonitorOptions& options) {
   Devices devices;
   const auto add = [&](int gpu, std::unique_ptr<TelemetrySource> source) {
-    devices.push_back(
-        std::make_unique<MonitoredDevice>(gpu, std::move(source), options.rate_hz, options.csv));
+    devices.push_back(std::make_unique<MonitoredDevice>(gpu, std::move(source), options.rate_hz,
+                                                        options.csv, options.phase_file));
   };
   const std::string& telemetry = options.telemetry;
   if (telemetry.starts_with("replay:")) {
@@ -70,8 +70,8 @@ std::string cell(const std::optional<double>& value, const char* format = "{:.0f
 
 std::string live_table(const Devices& devices) {
   Table table;
-  table.header = {"GPU", "power W", "limit W", "SM MHz",      "memory MHz",
-                  "°C",  "HBM °C",  "kJ",      "held back by"};
+  table.header = {"GPU",    "power W", "limit W", "SM MHz", "memory MHz",  "°C",
+                  "HBM °C", "tensor",  "DRAM",    "kJ",     "held back by"};
   for (const auto& device : devices) {
     const HardwareState& state = device->state();
     std::optional<double> energy_kj = device->energy().energy_mj;
@@ -80,7 +80,8 @@ std::string live_table(const Devices& devices) {
                           cell(state.power_w()), cell(state.power_limit_w),
                           cell(state.sm_clock_mhz), cell(state.mem_clock_mhz),
                           cell(state.temperature_c), cell(state.memory_temperature_c),
-                          cell(energy_kj, "{:.3f}"),
+                          cell(state.tensor_active_frac, "{:.2f}"),
+                          cell(state.dram_active_frac, "{:.2f}"), cell(energy_kj, "{:.3f}"),
                           !state.present           ? "device lost"
                           : state.throttle_reasons ? throttle_text(*state.throttle_reasons)
                                                    : "?"});
@@ -104,7 +105,9 @@ std::string summary_table(const MonitoredDevice& device) {
   row("temperature, highest",
       device.temperature().count > 0 ? fmt::format("{:.0f}", device.temperature().highest) : "-",
       "°C");
-  row("throttled", fmt::format("{:.2f}", device.throttled_s()), "s");
+  const ThrottleReading throttled = device.throttled();
+  row(throttled.by_counters ? "throttled, by the counters" : "throttled, by the samples' reasons",
+      fmt::format("{:.2f}", throttled.throttled_s), "s");
   if (energy.energy_mj)
     row("energy",
         fmt::format("{:.1f} ± {:.1f}", 1e-3 * *energy.energy_mj, 1e-3 * energy.uncertainty_mj),
@@ -115,6 +118,8 @@ std::string summary_table(const MonitoredDevice& device) {
     row("counter fell, stood still",
         fmt::format("{}, {}", energy.counter_resets, energy.counter_stalls), "times");
   row("time in the driver", fmt::format("{:.3f}", stats.sampling_s), "s");
+  row("processor time of the thread",
+      fmt::format("{:.3f} ({:.4f} of a core)", stats.thread_cpu_s, stats.thread_cpu_frac()), "s");
   return table.text();
 }
 
@@ -182,6 +187,8 @@ void follow(const MonitorOptions& options, Devices& devices) {
 }
 
 void run_monitor(const MonitorOptions& options) {
+  if (!options.phase_file.empty() && options.csv.empty())
+    throw InvalidArgument("--phase-file labels the rows of a recording: give --csv as well");
   if (!options.json.empty() && options.json != "-")
     throw InvalidArgument("--json writes lines to stdout: give it as --json -");
   Devices devices = open_devices(options);
@@ -221,6 +228,8 @@ void add_monitor_command(CLI::App& program) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--csv", options->csv,
                       "record the samples to this file, as replay reads them");
+  command->add_option("--phase-file", options->phase_file,
+                      "whose first line, read at each sample, goes into the recording's phase");
   command->add_option("--json", options->json,
                       "-: a JSON object a line and sample to stdout, and one with the sums last");
   command->add_option(

@@ -9,6 +9,7 @@
 #include "thermoe/energy_meter.h"
 #include "thermoe/gpu_system_monitor.h"
 #include "thermoe/telemetry_recorder.h"
+#include "thermoe/throttle_meter.h"
 
 namespace thermoe::app {
 
@@ -23,9 +24,10 @@ struct ReadingSummary {
 // Not thread-safe; the monitor's own thread does the sampling.
 class MonitoredDevice {
  public:
-  // Starts sampling. `recording`: the CSV file to write, or empty.
+  // Starts sampling. `recording`: the CSV file to write, or empty; `phase_file`: whose first line
+  // names the phase of a row, where it is there, or empty.
   MonitoredDevice(int gpu, std::unique_ptr<TelemetrySource> source, double rate_hz,
-                  const std::string& recording);
+                  const std::string& recording, std::string phase_file = {});
   // Takes the newest sample; true where it is one not seen before.
   bool update();
 
@@ -33,7 +35,7 @@ class MonitoredDevice {
   const HardwareState& state() const { return state_; }
   const GpuSystemMonitor& monitor() const { return monitor_; }
   EnergyReading energy() const { return meter_.reading(); }
-  double throttled_s() const { return throttled_s_; }
+  ThrottleReading throttled() const { return throttle_.reading(); }
   const ReadingSummary& power() const { return power_; }
   const ReadingSummary& temperature() const { return temperature_; }
   const ReadingSummary& clock() const { return clock_; }
@@ -42,10 +44,11 @@ class MonitoredDevice {
   int gpu_;
   GpuSystemMonitor monitor_;
   std::optional<TelemetryRecorder> recorder_;
+  std::string phase_file_;
   EnergyMeter meter_;
+  ThrottleMeter throttle_;
   HardwareState state_;
   bool any_ = false;
-  double throttled_s_ = 0;
   ReadingSummary power_, temperature_, clock_;
 };
 

@@ -32,6 +32,7 @@ std::optional<double> scaled(const std::optional<double>& value, double factor) 
 }
 
 constexpr double kHzPerMhz = 1e6;
+constexpr double kNsPerS = 1e9;
 
 // dcgm-exporter's names and units, then ours.
 constexpr std::array kReadings{
@@ -57,6 +58,33 @@ constexpr std::array kReadings{
                           ? std::optional<double>(static_cast<double>(*s.throttle_reasons))
                           : std::nullopt;
              }},
+    Exported{"DCGM_FI_DEV_POWER_VIOLATION", "Throttling duration due to power constraints (in ns).",
+             MetricType::Counter,
+             [](const HardwareState& s) { return scaled(s.throttled_power_cap_s, kNsPerS); }},
+    Exported{"DCGM_FI_DEV_THERMAL_VIOLATION",
+             "Throttling duration due to thermal constraints (in ns).", MetricType::Counter,
+             [](const HardwareState& s) { return scaled(s.throttled_thermal_s, kNsPerS); }},
+    Exported{"DCGM_FI_DEV_BOARD_LIMIT_VIOLATION",
+             "Throttling duration due to board limit constraints (in ns).", MetricType::Counter,
+             [](const HardwareState& s) { return scaled(s.throttled_board_limit_s, kNsPerS); }},
+    Exported{"DCGM_FI_DEV_RELIABILITY_VIOLATION",
+             "Throttling duration due to reliability constraints (in ns).", MetricType::Counter,
+             [](const HardwareState& s) { return scaled(s.throttled_reliability_s, kNsPerS); }},
+    Exported{
+        "DCGM_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN_NS",
+        "Throttling duration by the hardware, due to heat (in ns).", MetricType::Counter,
+        [](const HardwareState& s) { return scaled(s.throttled_hardware_thermal_s, kNsPerS); }},
+    Exported{"DCGM_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN_NS",
+             "Throttling duration due to the external power brake (in ns).", MetricType::Counter,
+             [](const HardwareState& s) { return scaled(s.throttled_power_brake_s, kNsPerS); }},
+    Exported{"DCGM_FI_PROF_SM_ACTIVE", "The ratio of SMs with at least one warp (0 to 1).",
+             MetricType::Gauge, [](const HardwareState& s) { return s.sm_active_frac; }},
+    Exported{"DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
+             "The ratio of cycles the tensor pipes are active (0 to 1).", MetricType::Gauge,
+             [](const HardwareState& s) { return s.tensor_active_frac; }},
+    Exported{"DCGM_FI_PROF_DRAM_ACTIVE",
+             "The ratio of the device memory's bandwidth in use (0 to 1).", MetricType::Gauge,
+             [](const HardwareState& s) { return s.dram_active_frac; }},
     Exported{"thermoe_gpu_power_average_watts", "Board power over about one second.",
              MetricType::Gauge, [](const HardwareState& s) { return s.power_average_w; }},
     Exported{"thermoe_gpu_sm_clock_max_hertz", "Highest SM clock of the board.", MetricType::Gauge,
@@ -80,6 +108,9 @@ constexpr std::array kStats{
                  [](const MonitorStats& s) { return static_cast<double>(s.skipped_ticks); }},
     ExportedStat{"thermoe_monitor_sampling_seconds_total", "Time spent in the driver.",
                  [](const MonitorStats& s) { return s.sampling_s; }},
+    ExportedStat{"thermoe_monitor_thread_cpu_seconds_total",
+                 "Processor time of the polling thread.",
+                 [](const MonitorStats& s) { return s.thread_cpu_s; }},
 };
 
 // Asked from the server's threads; what it reads of a monitor may be read from any.

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -60,11 +61,32 @@ TEST(Monitor, ReplaysARecordingAsJsonAndRecordsIt) {
   std::filesystem::remove(recording);
 }
 
+TEST(Monitor, LabelsARecordingByThePhaseFile) {
+  const std::string recording = ::testing::TempDir() + "thermoe_monitor_phases.csv";
+  const std::string phase = ::testing::TempDir() + "thermoe_monitor_phase";
+  std::ofstream(phase) << "gemm\nnot this\n";
+  const std::string replay = "monitor --telemetry replay:" + trace() + " --rate-hz 100 ";
+  Outcome outcome = run(replay + "--duration-s 0.3 --csv " + recording + " --phase-file " + phase);
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  std::ifstream file(recording);
+  std::string line;
+  int rows = 0;
+  for (std::getline(file, line); std::getline(file, line); ++rows)
+    EXPECT_NE(line.find(",gemm,"), std::string::npos) << line;
+  EXPECT_GE(rows, 3);
+  outcome = run(replay + "--duration-s 0.1 --csv " + recording + " --phase-file /nowhere");
+  EXPECT_EQ(outcome.status, 0) << outcome.error;  // not there yet
+  expect_refusal(replay + "--phase-file " + phase, "--csv");
+  std::filesystem::remove(recording);
+  std::filesystem::remove(phase);
+}
+
 TEST(Monitor, PrintsWhatWasUsed) {
   const Outcome outcome =
       run("monitor --telemetry replay:" + trace() + " --rate-hz 100 --duration-s 0.5");
   ASSERT_EQ(outcome.status, 0) << outcome.error;
-  for (const char* part : {"power, mean", "energy", "throttled", "time in the driver"})
+  for (const char* part : {"power, mean", "energy", "throttled, by the samples' reasons",
+                           "time in the driver", "processor time"})
     EXPECT_NE(outcome.out.find(part), std::string::npos) << part << "\n" << outcome.out;
   EXPECT_EQ(outcome.error, "");  // no live table where standard error is no terminal
 }
@@ -79,7 +101,17 @@ TEST(Monitor, ReadsTheDriversLibraryAndSaysThatItsCounterStandsStill) {
   EXPECT_EQ(sums["device"], "NVIDIA H100 80GB HBM3");
   EXPECT_EQ(sums["counter_stalls"], 1);
   EXPECT_GE(sums["samples"], 20);
-  EXPECT_NEAR(sums["throttled_s"].get<double>(), sums["span_s"].get<double>(), 1e-6);
+  // Its reasons say throttled all the time, its counters that it never was.
+  EXPECT_EQ(sums["throttled"]["by"], "counters");
+  EXPECT_EQ(sums["throttled_s"], 0.0);
+  EXPECT_NEAR(sums["throttled"]["event_reasons_s"].get<double>(), sums["span_s"].get<double>(),
+              1e-6);
+  EXPECT_GT(sums["thread_cpu_s"], 0.0);
+  EXPECT_LT(sums["thread_cpu_frac"], 0.05);
+  EXPECT_EQ(sums["readings"]["energy_mj"]["validity"], "stale");
+  EXPECT_EQ(sums["readings"]["tensor_active_frac"]["validity"], "valid");
+  EXPECT_EQ(sums["readings"]["power_instant_w"]["scope"], "board");
+  EXPECT_EQ(sums["readings"].size(), kReadings);
   EXPECT_EQ(missing.status, 2);
   EXPECT_NE(missing.error.find("no GPU with index 7"), std::string::npos) << missing.error;
 }
@@ -123,12 +155,35 @@ TEST(Monitor, PrometheusScrapesWhatIsThereAndNothingElse) {
                                 "thermoe_monitor_samples_total" + labels + "1\n",
                                 "thermoe_gpu_present" + labels + "1\n"})
     EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
-  ASSERT_FALSE(state.power_limit_w);  // absent is not zero
+  for (const char* name : {"VIOLATION", "PROF_"})  // not in that trace: absent is not zero
+    EXPECT_EQ(text.find(name), std::string::npos) << name;
+  ASSERT_FALSE(state.power_limit_w);
   EXPECT_EQ(text.find("POWER_LIMIT"), std::string::npos);
   EXPECT_THROW(PrometheusExport("127.0.0.1:" + std::to_string(served.port()), {{3, &monitor}}),
                InvalidArgument);
   for (const char* address : {"9400", ":x", ":70000", ""})
     EXPECT_THROW(PrometheusExport(address, {}), InvalidArgument) << address;
+}
+
+TEST(Monitor, PrometheusGetsDcgmsUnits) {
+  if (!PrometheusExport::available()) GTEST_SKIP() << "built without prometheus-cpp";
+  const std::string path = ::testing::TempDir() + "thermoe_monitor_units.csv";
+  std::ofstream(path) << "time_s,throttled_power_cap_s,throttled_thermal_s,tensor_active_frac,"
+                         "dram_active_frac\n0,1.5,0.25,0.625,0.5\n";
+  GpuSystemMonitor monitor(open_replay_source(path));
+  monitor.poll();
+  const PrometheusExport served("127.0.0.1:0", {{0, &monitor}});
+  const std::string text = scrape(served.port());
+  const std::string labels =
+      "{gpu=\"0\",UUID=\"\",device=\"nvidia0\",modelName=\"replay of thermoe_monitor_units.csv\"} ";
+  for (const std::string& line :
+       std::vector<std::string>{"# TYPE DCGM_FI_DEV_POWER_VIOLATION counter\n",
+                                "DCGM_FI_DEV_POWER_VIOLATION" + labels + "1500000000\n",  // ns
+                                "DCGM_FI_DEV_THERMAL_VIOLATION" + labels + "250000000\n",
+                                "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE" + labels + "0.625\n",
+                                "DCGM_FI_PROF_DRAM_ACTIVE" + labels + "0.5\n"})
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  std::filesystem::remove(path);
 }
 
 TEST(Monitor, RefusesWhatItCannotDo) {
