@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "thermoe/hardware_state.h"
 
@@ -34,7 +35,7 @@ class PublishedState {
       const uint64_t number = newest_.load(std::memory_order_acquire);
       const Slot& slot = slots_[number % kSlots];
       if (slot.version.load(std::memory_order_acquire) != complete(number)) continue;
-      for (size_t i = 0; i < kWords; ++i) words[i] = slot.words[i].load(std::memory_order_acquire);
+      load(slot, words, std::make_index_sequence<kWords>{});
       if (slot.version.load(std::memory_order_relaxed) == complete(number)) break;
     }
     HardwareState state;
@@ -52,6 +53,13 @@ class PublishedState {
     std::atomic<uint64_t> version{0};
     std::array<std::atomic<uint64_t>, kWords> words{};
   };
+
+  // Without a loop: compilers don't unroll one of atomics, and it takes 40 ns instead of 25.
+  template <size_t... kIndex>
+  static void load(const Slot& slot, std::array<uint64_t, kWords>& words,
+                   std::index_sequence<kIndex...> /*indices*/) noexcept {
+    ((words[kIndex] = slot.words[kIndex].load(std::memory_order_acquire)), ...);
+  }
 
   // A slot's version: even where it holds that state, odd while it is being written.
   static constexpr uint64_t complete(uint64_t number) { return 2 * number + 2; }

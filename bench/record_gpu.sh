@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# bench/record_gpu.sh OUT_DIR : records a GPU's telemetry under bench/gpu_load.py, some three minutes on an idle GPU 0:
+#   monitor.csv           the trace; data/telemetry/h100-sxm-monitor.csv is one
+#   monitor.json          the monitor's summary: its own cost (thread_cpu_frac, skipped_ticks), which readings there were
+#   load.json             what ran when, how fast
+#   reads-idle.json, reads-loaded.json   the costs of the driver's calls and of reading a snapshot
+#   doctor.json           what the machine has
+# THERMOE_BUILD is the build folder (build), PYTHON one with PyTorch (python3).
+set -euo pipefail
+out=${1:?usage: bench/record_gpu.sh OUT_DIR}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=${THERMOE_BUILD:-build} python=${PYTHON:-python3}
+children=()
+trap 'kill "${children[@]}" 2>/dev/null || true' EXIT
+
+reads() {
+  "$build/bench/telemetry_reads" --benchmark_min_time=0.2 --benchmark_out="$1" --benchmark_out_format=json
+}
+
+"$build/thermoe" doctor --json "$out/doctor.json"
+reads "$out/reads-idle.json"
+
+"$build/thermoe" monitor --telemetry nvml:0 --rate-hz 20 --csv "$out/monitor.csv" --phase-file "$out/phase" --json - \
+  >"$out/monitor.jsonl" &
+monitor=$!
+children+=("$monitor")
+"$python" bench/gpu_load.py --phase-file "$out/phase" | tee "$out/load.json"
+kill -INT "$monitor"
+wait "$monitor"
+children=()
+tail -n 1 "$out/monitor.jsonl" | tee "$out/monitor.json"
+rm -f "$out/monitor.jsonl" "$out/phase"
+
+"$python" bench/gpu_load.py --gemm-only-s 45 >"$out/load-for-reads.json" &
+load=$!
+children+=("$load")
+sleep 15 # PyTorch loads, the clock settles
+reads "$out/reads-loaded.json"
+wait "$load"
+children=()
