@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # bench/record_gpu.sh OUT_DIR : records a GPU's telemetry under bench/gpu_load.py, some three minutes on an idle GPU 0:
-#   monitor.csv           the trace; data/telemetry/h100-sxm-monitor.csv is one
+#   monitor.csv           the trace
 #   monitor.json          the monitor's summary: its own cost (thread_cpu_frac, skipped_ticks), which readings there were
 #   load.json             what ran when, how fast
 #   reads-idle.json, reads-loaded.json   the costs of the driver's calls and of reading a snapshot
 #   doctor.json           what the machine has
-# THERMOE_BUILD is the build folder (build), PYTHON one with PyTorch (python3).
+#   load-for-reads.json   the load during reads-loaded
+# THERMOE_BUILD is the build folder (build), THERMOE_LIBRARIES one with shared libraries that this machine lacks, PYTHON
+# one with PyTorch (python3).
 set -euo pipefail
 out=${1:?usage: bench/record_gpu.sh OUT_DIR}
 mkdir -p "$out"
@@ -15,15 +17,17 @@ build=${THERMOE_BUILD:-build} python=${PYTHON:-python3}
 children=()
 trap 'kill "${children[@]}" 2>/dev/null || true' EXIT
 
+# Not for Python, which has its own.
+ours=(env LD_LIBRARY_PATH="${THERMOE_LIBRARIES:-}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}")
 reads() {
-  "$build/bench/telemetry_reads" --benchmark_min_time=0.2 --benchmark_out="$1" --benchmark_out_format=json
+  "${ours[@]}" "$build/bench/telemetry_reads" --benchmark_min_time=0.2 --benchmark_out="$1" --benchmark_out_format=json
 }
 
-"$build/thermoe" doctor --json "$out/doctor.json"
+"${ours[@]}" "$build/thermoe" doctor --json "$out/doctor.json"
 reads "$out/reads-idle.json"
 
-"$build/thermoe" monitor --telemetry nvml:0 --rate-hz 20 --csv "$out/monitor.csv" --phase-file "$out/phase" --json - \
-  >"$out/monitor.jsonl" &
+"${ours[@]}" "$build/thermoe" monitor --telemetry nvml:0 --rate-hz 20 --csv "$out/monitor.csv" \
+  --phase-file "$out/phase" --json - >"$out/monitor.jsonl" &
 monitor=$!
 children+=("$monitor")
 "$python" bench/gpu_load.py --phase-file "$out/phase" | tee "$out/load.json"
