@@ -3,22 +3,6 @@
 #include <algorithm>
 
 namespace thermoe::app {
-namespace {
-
-// Clock-bound parts add up by time: the sum's fraction is weighted by latency.
-void add(CostEstimate& sum, const CostEstimate& part, double times) {
-  const double latency_us = part.latency_us * times;
-  const double clock_bound_us =
-      sum.clock_bound_frac * sum.latency_us + part.clock_bound_frac * latency_us;
-  sum.latency_us += latency_us;
-  sum.clock_bound_frac = sum.latency_us > 0 ? clock_bound_us / sum.latency_us : 0.0;
-  sum.energy_mj += part.energy_mj * times;
-  sum.bytes += part.bytes * times;
-  sum.flops += part.flops * times;
-  sum.uncertainty_frac = std::max(sum.uncertainty_frac, part.uncertainty_frac);
-}
-
-}  // namespace
 
 Charge::Charge(const KernelCostModel& cost, const ModelConfig& model) : cost_(cost) {
   const auto sparse_layers = std::count(model.sparse.begin(), model.sparse.end(), true);

@@ -18,7 +18,7 @@ namespace {
 
 struct FitOptions {
   std::vector<std::string> csv;
-  std::string out, power_profile, json;
+  std::string out, power_profile, linear_profile, json;
   std::vector<std::string> provenance;
 };
 
@@ -94,6 +94,7 @@ void run_fit(const FitOptions& options) {
   cost::KernelProfile profile = cost::fit_profile(rows, settings);
   progress.reset();
   profile.power_profile = peaks.file_name;
+  profile.linear_profile = options.linear_profile;
   profile.provenance = provenance_of(options);
   cost::write_kernel_profile(profile, options.out);
   if (!options.json.empty()) write_file(options.json, to_json(profile, options).dump(2) + "\n");
@@ -115,6 +116,8 @@ void add_fit_command(CLI::App& program) {
   command->add_option("--power-profile", options->power_profile,
                       "the device's power profile, for its peaks; default: the shipped one of that "
                       "device's name");
+  command->add_option("--linear-profile", options->linear_profile,
+                      "the profile beside this one that holds dense products (gemm)");
   command->add_option("--provenance", options->provenance,
                       "KEY=TEXT to keep in the profile: origin, commit, licence, copyright");
   command->add_option("--json", options->json, "write the result as JSON to this file; - for stdout");

@@ -6,8 +6,7 @@
 #include <cmath>
 
 #include "cost/convex_envelope.h"
-#include "cost/latency_profile.h"
-#include "cost/latency_surface.h"
+#include "cost/kernel_cost_model_impl.h"
 #include "cost/least_squares.h"
 #include "cost/power_model.h"
 #include "thermoe/error.h"
@@ -15,35 +14,48 @@
 namespace thermoe {
 namespace {
 
-constexpr double kBytesPerValue = 2;  // bf16 weights and activations
+constexpr double kActivationBytes = 2;  // bf16
+// Least rows that a grouped kernel computes per expert.
+constexpr double kTileRows = 16;
 // Die temperature under load in the recorded trace: energy without a state is charged there.
 constexpr double kWarmDieC = 62;
 // Repeatability of the tables: two runs of one version differ by about this much.
 constexpr double kMeasuredErrorFrac = 0.02;
-// Roofline of the dense part (assumptions, docs/cost-model.md): share of the peak that streaming
-// weights reaches, kernels a layer and the time that starting one costs inside a CUDA graph.
-constexpr double kStreamEfficiency = 0.85;
-constexpr double kDenseKernelsPerLayer = 8;
-constexpr double kKernelStartUs = 2;
-constexpr double kRooflineErrorFrac = 0.2;
+constexpr double kExtrapolatedErrorFrac = 0.2;
 
-bool same_shape(const cost::MeasuredShape& a, const CostShape& b) {
-  return a.hidden_size == b.hidden_size && a.expert_inter_size == b.expert_inter_size &&
-         a.experts == b.experts && a.top_k == b.top_k;
+cost::KernelShape layer_shape(const CostShape& s, double load_exponent) {
+  return {cost::Operation::kExperts, s.hidden_size, s.expert_inter_size, s.experts, s.top_k, 1, 1,
+          load_exponent};
 }
 
-const cost::MeasuredShape& find_shape(const cost::LatencyProfile& profile, const CostShape& shape,
-                                      const std::filesystem::path& file) {
-  std::string covered;
-  for (const cost::MeasuredShape& measured : profile.shapes) {
-    if (same_shape(measured, shape)) return measured;
-    covered += fmt::format("{}{}x{} E={} k={}", covered.empty() ? "" : ", ", measured.hidden_size,
-                           measured.expert_inter_size, measured.experts, measured.top_k);
+// One load of the shape over the kernel's token counts: what was measured of it or, where nothing
+// was, what other shapes say.
+cost::MeasuredLoad load_along(const cost::KernelModel& kernel, const cost::KernelCurve& curve) {
+  cost::MeasuredLoad load;
+  for (double tokens : kernel.kernel().tokens) {
+    const cost::KernelReading reading = curve.at(tokens);
+    if (curve.measured() && reading.source != CostSource::kMeasured) continue;
+    load.tokens.push_back(tokens);
+    load.distinct_experts.push_back(reading.load.distinct);
+    load.latency_us.push_back(reading.latency_us);
   }
-  throw ProfileMiss(
-      fmt::format("{}: no measurement of {} ({}x{} E={} k={}, hidden x expert width); covered: {}",
-                  file.string(), shape.name, shape.hidden_size, shape.expert_inter_size,
-                  shape.experts, shape.top_k, covered));
+  return load;
+}
+
+// The shape's balanced load first, then the skewed ones that were measured.
+cost::MeasuredShape measured_shape(const cost::KernelModel& kernel, const CostShape& shape) {
+  cost::MeasuredShape out;
+  out.hidden_size = shape.hidden_size;
+  out.expert_inter_size = shape.expert_inter_size;
+  out.experts = shape.experts;
+  out.top_k = shape.top_k;
+  const auto balanced = layer_shape(shape, 0);
+  out.loads.push_back(load_along(kernel, kernel.curve(balanced)));
+  for (const cost::MeasuredCurve& curve : kernel.kernel().curves)
+    if (curve.shape.load_exponent > 0 &&
+        curve.shape == layer_shape(shape, curve.shape.load_exponent))
+      out.loads.push_back(load_along(kernel, kernel.curve(curve.shape)));
+  return out;
 }
 
 void check(const MoeWork& work, const CostShape& shape) {
@@ -59,68 +71,109 @@ void check(const MoeWork& work, const CostShape& shape) {
 
 }  // namespace
 
-struct KernelCostModel::Impl {
-  Impl(const std::filesystem::path& file, const CostShape& shape_in)
-      : shape(shape_in),
-        profile(cost::read_latency_profile(file)),
-        power(read_twin_parameters(profile.power_file)),
-        surface(find_shape(profile, shape_in, file)) {}
-
-  double expert_params() const {
-    return 3.0 * static_cast<double>(shape.hidden_size) *
-           static_cast<double>(shape.expert_inter_size);
+KernelCostModel::Impl::Impl(const std::filesystem::path& file, const CostShape& shape_in,
+                            const KernelChoice& choice)
+    : shape(shape_in) {
+  const cost::KernelProfile profile = cost::read_kernel_profile(file);
+  device = profile.device;
+  power = read_twin_parameters(file.parent_path() / profile.power_profile);
+  const auto peaks = [](const cost::KernelProfile& p, const std::string& dtype) {
+    return cost::peaks_of(dtype, p.memory_bytes_per_s, p.bf16_flops_per_s);
+  };
+  own_peaks = peaks(profile, "bf16");
+  const cost::MeasuredKernel& kernel =
+      find_kernel(profile, cost::Operation::kExperts, choice.dtype, choice.kernel);
+  experts.emplace(kernel, peaks(profile, kernel.dtype));
+  if (!profile.linear_profile.empty()) {
+    const cost::KernelProfile dense =
+        cost::read_kernel_profile(file.parent_path() / profile.linear_profile);
+    const cost::MeasuredKernel& product =
+        find_kernel(dense, cost::Operation::kLinear, "bf16", "");
+    linear.emplace(product, peaks(dense, product.dtype));
+    linear_transferred = dense.device != device;
   }
-  double moe_bytes(const MoeWork& work) const;
-  double moe_flops(const MoeWork& work) const;
-  // Scales an estimate at the maximum clock to the state's, and charges its energy.
-  void finish(CostEstimate& estimate, const HardwareState* state) const;
+  if (shape.layers == 0) return;  // queries of single operations only
+  const cost::KernelCurve balanced = experts->curve(layer_shape(shape, 0));
+  layer_measured = balanced.measured();
+  layer_uncertainty_frac = layer_measured ? kMeasuredErrorFrac : balanced.at(16).uncertainty_frac;
+  surface.emplace(measured_shape(*experts, shape));
+}
 
-  CostShape shape;
-  cost::LatencyProfile profile;
-  TwinParameters power;
-  cost::LatencySurface surface;
-};
+double KernelCostModel::Impl::expert_params() const {
+  return static_cast<double>(cost::projections_of(layer_shape(shape, 0))) *
+         static_cast<double>(shape.hidden_size) * static_cast<double>(shape.expert_inter_size);
+}
+
+double KernelCostModel::Impl::linear_on_own_device_us(const cost::KernelShape& product,
+                                                      const cost::KernelReading& reading) const {
+  const auto& parameters = linear->kernel().roofline;
+  const auto total_us = [&](const cost::KernelPeaks& peaks) {
+    return cost::roofline(product, reading.load, peaks, parameters).total_us;
+  };
+  return reading.latency_us * total_us(own_peaks) / total_us(linear->peaks());
+}
 
 double KernelCostModel::Impl::moe_bytes(const MoeWork& work) const {
   const double hidden = static_cast<double>(shape.hidden_size);
   const double inter = static_cast<double>(shape.expert_inter_size);
-  const double weights = work.distinct_experts * expert_params();
+  const double weights = work.distinct_experts * expert_params() * experts->peaks().weight_bytes;
   // Tokens in and out once; per assignment gate, up, their product and the output, each written and
   // read once between the kernels.
   const double activations = 2 * work.tokens * hidden + work.assignments * (6 * inter + 2 * hidden);
-  return kBytesPerValue * (weights + activations);
+  return weights + kActivationBytes * activations;
 }
 
 double KernelCostModel::Impl::moe_flops(const MoeWork& work) const {
-  const double rows = std::max(work.assignments, profile.tile_rows * work.distinct_experts);
-  return 2 * rows * expert_params();
+  return 2 * std::max(work.assignments, kTileRows * work.distinct_experts) * expert_params();
 }
 
-void KernelCostModel::Impl::finish(CostEstimate& estimate, const HardwareState* state) const {
+void KernelCostModel::Impl::finish(CostEstimate& estimate, const HardwareState* state,
+                                   double measured_w) const {
   double clock = power.clock_max_mhz, temperature = kWarmDieC;
   if (state != nullptr) {
     clock = std::clamp(state->sm_clock_mhz.value_or(clock), power.clock_min_mhz, clock);
     temperature = state->temperature_c.value_or(temperature);
   }
   const double full_us = estimate.latency_us;
+  const auto modelled_w = [&](double mhz, double celsius) {
+    return cost::power_w(power, mhz, celsius, cost::activity_of(estimate, estimate.latency_us));
+  };
+  // What the measurement says against the power model, at the clock that it was made at.
+  const double scale =
+      measured_w > 0 ? measured_w / modelled_w(power.clock_max_mhz, kWarmDieC) : 1;
   const double bound_us = full_us * estimate.clock_bound_frac * power.clock_max_mhz / clock;
   estimate.latency_us = full_us * cost::stretch(power, estimate.clock_bound_frac, clock);
   estimate.clock_bound_frac = bound_us / estimate.latency_us;
-  const double watts =
-      cost::power_w(power, clock, temperature, cost::activity_of(estimate, estimate.latency_us));
-  estimate.energy_mj = watts * estimate.latency_us * 1e-3;
+  estimate.energy_mj = scale * modelled_w(clock, temperature) * estimate.latency_us * 1e-3;
 }
 
-KernelCostModel::KernelCostModel(const std::filesystem::path& profile_file, const CostShape& shape)
-    : impl_(std::make_unique<Impl>(profile_file, shape)) {}
+CostEstimate KernelCostModel::Impl::estimate_of(const cost::KernelReading& reading,
+                                                const HardwareState* state) const {
+  CostEstimate estimate;
+  estimate.latency_us = reading.latency_us;
+  estimate.clock_bound_frac = reading.clock_bound_frac;
+  estimate.bytes = reading.work.bytes;
+  estimate.flops = reading.work.flops;
+  estimate.bound_by = reading.bound_by;
+  estimate.source = reading.source;
+  estimate.uncertainty_frac = reading.uncertainty_frac;
+  finish(estimate, state, reading.power_w);
+  return estimate;
+}
+
+KernelCostModel::KernelCostModel(const std::filesystem::path& profile_file, const CostShape& shape,
+                                 const KernelChoice& choice)
+    : impl_(std::make_unique<Impl>(profile_file, shape, choice)) {}
 KernelCostModel::~KernelCostModel() = default;
 KernelCostModel::KernelCostModel(KernelCostModel&&) noexcept = default;
 
 const CostShape& KernelCostModel::shape() const { return impl_->shape; }
 const TwinParameters& KernelCostModel::power() const { return impl_->power; }
-const std::string& KernelCostModel::device() const { return impl_->profile.device; }
+const std::string& KernelCostModel::device() const { return impl_->device; }
 
 CostEstimate KernelCostModel::moe_layer(const MoeWork& work_in, const HardwareState* state) const {
+  if (!impl_->surface)
+    throw InvalidArgument("moe_layer: the model was made for single operations, without a shape");
   check(work_in, impl_->shape);
   MoeWork work = work_in;
   work.distinct_experts = std::min<double>(work.distinct_experts, impl_->shape.experts);
@@ -128,7 +181,7 @@ CostEstimate KernelCostModel::moe_layer(const MoeWork& work_in, const HardwareSt
   if (work.distinct_experts == 0) return estimate;
   work.assignments = std::max(work.assignments, work.distinct_experts);
 
-  const cost::LatencySurface& surface = impl_->surface;
+  const cost::LatencySurface& surface = *impl_->surface;
   const auto reading = surface.at(work.distinct_experts, work.assignments);
   estimate.latency_us = reading.latency_us;
   estimate.bytes = impl_->moe_bytes(work);
@@ -143,40 +196,17 @@ CostEstimate KernelCostModel::moe_layer(const MoeWork& work_in, const HardwareSt
   } else {
     estimate.bound_by = body_us > 2 * memory_us ? BoundBy::kCompute : BoundBy::kMemory;
   }
-  if (reading.measured) {
-    estimate.source = CostSource::kMeasured;
-    estimate.uncertainty_frac = kMeasuredErrorFrac;
+  const double skewed = std::max(impl_->layer_uncertainty_frac, surface.skewed_error_frac());
+  if (reading.extrapolated) {
+    estimate.source = CostSource::kRoofline;
+    estimate.uncertainty_frac = std::max(kExtrapolatedErrorFrac, skewed);
+  } else if (!impl_->layer_measured) {
+    estimate.source = CostSource::kTransferred;
+    estimate.uncertainty_frac = skewed;
   } else {
-    estimate.source = reading.extrapolated ? CostSource::kRoofline : CostSource::kInterpolated;
-    const double error = std::max(kMeasuredErrorFrac, surface.skewed_error_frac());
-    estimate.uncertainty_frac = reading.extrapolated ? std::max(kRooflineErrorFrac, error) : error;
+    estimate.source = reading.measured ? CostSource::kMeasured : CostSource::kInterpolated;
+    estimate.uncertainty_frac = reading.measured ? kMeasuredErrorFrac : skewed;
   }
-  impl_->finish(estimate, state);
-  return estimate;
-}
-
-CostEstimate KernelCostModel::dense_step(double tokens, const HardwareState* state) const {
-  if (!std::isfinite(tokens) || tokens < 0)
-    throw InvalidArgument(fmt::format("dense_step: {} tokens", tokens));
-  CostEstimate estimate;
-  estimate.source = CostSource::kRoofline;
-  if (tokens == 0) return estimate;
-  const CostShape& shape = impl_->shape;
-  const double params =
-      static_cast<double>(shape.dense_params_per_layer * shape.layers + shape.head_params);
-  estimate.bytes = kBytesPerValue * params;
-  estimate.flops = 2 * params * std::max(tokens, impl_->profile.tile_rows);
-  const double memory_us =
-      estimate.bytes / (kStreamEfficiency * impl_->power.memory_bytes_per_s) * 1e6;
-  const double compute_us = estimate.flops / impl_->power.tensor_flops_per_s * 1e6;
-  const double overhead_us = kDenseKernelsPerLayer * kKernelStartUs * shape.layers;
-  estimate.latency_us = overhead_us + std::max(memory_us, compute_us);
-  estimate.clock_bound_frac = 1 - std::min(memory_us / estimate.latency_us, 1.0);
-  if (compute_us > memory_us) estimate.clock_bound_frac = 1 - memory_us / estimate.latency_us;
-  estimate.bound_by = overhead_us > std::max(memory_us, compute_us) ? BoundBy::kOverhead
-                      : compute_us > memory_us                      ? BoundBy::kCompute
-                                                                    : BoundBy::kMemory;
-  estimate.uncertainty_frac = kRooflineErrorFrac;
   impl_->finish(estimate, state);
   return estimate;
 }

@@ -25,15 +25,9 @@ constexpr double kLimitSharpness = 16;
 // A median of absolute errors is this share of a normal distribution's standard deviation.
 constexpr double kMedianPerDeviation = 0.6745;
 
-Covariance covariance_for(Operation op) {
-  Covariance covariance;
-  covariance.length = lengths_of(op);
-  return covariance;
-}
-
 // Power varies less between shapes than latency does, and is measured with more noise.
 Covariance power_covariance(Operation op) {
-  Covariance covariance = covariance_for(op);
+  Covariance covariance = covariance_start(op);
   covariance.near = 0.12;
   covariance.trend = 0.05;
   covariance.noise = 0.05;
@@ -63,6 +57,12 @@ double error_or(const HeldOutErrors& errors, double otherwise) {
 
 }  // namespace
 
+Covariance covariance_start(Operation op) {
+  Covariance covariance;
+  covariance.length = lengths_of(op);
+  return covariance;
+}
+
 double kernel_power_w(const std::vector<double>& p, double limit_w, const KernelWork& work,
                       double latency_us, const KernelPeaks& peaks) {
   const double raw = p[0] + p[1] * work.bytes / (latency_us * peaks.bytes_per_us) +
@@ -72,7 +72,19 @@ double kernel_power_w(const std::vector<double>& p, double limit_w, const Kernel
 }
 
 KernelModel::KernelModel(MeasuredKernel kernel, const KernelPeaks& peaks)
-    : kernel_(std::move(kernel)), peaks_(peaks) {
+    : kernel_(std::move(kernel)), peaks_(peaks) {}
+
+const ResidualField& KernelModel::latency() const {
+  std::call_once(latency_once_, [this] { latency_.emplace(make_latency()); });
+  return *latency_;
+}
+
+const std::optional<KernelModel::PowerField>& KernelModel::power() const {
+  std::call_once(power_once_, [this] { power_ = make_power(); });
+  return power_;
+}
+
+ResidualField KernelModel::make_latency() const {
   std::vector<KrigingPoint> points;
   const auto rows = static_cast<Eigen::Index>(kernel_.curves.size());
   const auto columns = static_cast<Eigen::Index>(kernel_.tokens.size());
@@ -82,41 +94,38 @@ KernelModel::KernelModel(MeasuredKernel kernel, const KernelPeaks& peaks)
     points.push_back(point_of(curve.shape));
     for (Eigen::Index c = 0; c < columns; ++c) {
       const auto i = static_cast<size_t>(c);
-      residuals(r, c) = std::log(curve.latency_us[i]) - log_roofline(curve.shape, kernel_.tokens[i]);
+      residuals(r, c) =
+          std::log(curve.latency_us[i]) - log_roofline(curve.shape, kernel_.tokens[i]);
     }
   }
-  latency_.emplace(kernel_.tokens, points, residuals, covariance_for(kernel_.op));
-  if (!kernel_.power_parameters.empty()) set_power();
+  return {kernel_.tokens, points, residuals, covariance_from(kernel_.covariance)};
 }
 
-void KernelModel::set_power() {
+std::optional<KernelModel::PowerField> KernelModel::make_power() const {
+  if (kernel_.power_parameters.empty()) return std::nullopt;
   std::vector<KrigingPoint> points;
-  std::vector<std::vector<double>> residuals;
+  std::vector<size_t> curves;
+  Eigen::MatrixXd residuals(static_cast<Eigen::Index>(kernel_.curves.size()),
+                            static_cast<Eigen::Index>(kernel_.tokens.size()));
   for (size_t i = 0; i < kernel_.curves.size(); ++i) {
     const MeasuredCurve& curve = kernel_.curves[i];
-    std::vector<double> row(kernel_.tokens.size(), std::numeric_limits<double>::quiet_NaN());
-    bool any = false;
+    const auto row = static_cast<Eigen::Index>(points.size());
+    residuals.row(row).setConstant(std::numeric_limits<double>::quiet_NaN());
     for (size_t t = 0; t < curve.power_w.size(); ++t) {
-      if (!(curve.latency_us[t] >= kLeastPowerUs) || !std::isfinite(curve.power_w[t])) continue;
-      const KernelWork work =
-          work_of(curve.shape, load_of(curve.shape, kernel_.tokens[t]), peaks_);
-      row[t] = std::log(curve.power_w[t] / kernel_power_w(kernel_.power_parameters,
-                                                          kernel_.power_limit_w, work,
-                                                          curve.latency_us[t], peaks_));
-      any = true;
+      if (!(curve.latency_us[t] >= kLeastPowerUs)) continue;
+      const KernelWork work = work_of(curve.shape, load_of(curve.shape, kernel_.tokens[t]), peaks_);
+      residuals(row, static_cast<Eigen::Index>(t)) =
+          std::log(curve.power_w[t] / kernel_power_w(kernel_.power_parameters,
+                                                     kernel_.power_limit_w, work,
+                                                     curve.latency_us[t], peaks_));
     }
-    if (!any) continue;
+    if (residuals.row(row).array().isNaN().all()) continue;
     points.push_back(point_of(curve.shape));
-    residuals.push_back(row);
-    power_curves_.push_back(i);
+    curves.push_back(i);
   }
-  if (points.empty()) return;
-  Eigen::MatrixXd matrix(static_cast<Eigen::Index>(points.size()),
-                         static_cast<Eigen::Index>(kernel_.tokens.size()));
-  for (Eigen::Index r = 0; r < matrix.rows(); ++r)
-    for (Eigen::Index c = 0; c < matrix.cols(); ++c)
-      matrix(r, c) = residuals[static_cast<size_t>(r)][static_cast<size_t>(c)];
-  power_.emplace(kernel_.tokens, points, matrix, power_covariance(kernel_.op));
+  if (points.empty()) return std::nullopt;
+  residuals.conservativeResize(static_cast<Eigen::Index>(points.size()), Eigen::NoChange);
+  return PowerField{{kernel_.tokens, points, residuals, power_covariance(kernel_.op)}, curves};
 }
 
 double KernelModel::log_roofline(const KernelShape& shape, double tokens) const {
@@ -133,56 +142,101 @@ KernelCurve KernelModel::curve(const KernelShape& shape) const {
   curve.shape_ = shape;
   for (size_t i = 0; i < kernel_.curves.size(); ++i)
     if (kernel_.curves[i].shape == shape) curve.index_ = i;
-  for (size_t i = 0; i < power_curves_.size(); ++i)
-    if (curve.index_ && power_curves_[i] == *curve.index_) curve.power_index_ = i;
-  const KrigingPoint point = point_of(shape);
-  if (!curve.index_) curve.latency_ = latency_->predict(point);
-  if (power_ && !curve.power_index_) curve.power_ = power_->predict(point);
+  if (!curve.index_) curve.latency_ = latency().predict(point_of(shape));
   return curve;
 }
 
 double KernelModel::latency_without(size_t index, size_t grid) const {
   const double base = log_roofline(kernel_.curves[index].shape, kernel_.tokens[grid]);
-  return std::exp(base + latency_->along_without(index, grid).value);
+  return std::exp(base + latency().along_without(index, grid).value);
+}
+
+double KernelModel::unseen_shape_error() const {
+  std::map<std::tuple<int64_t, int64_t, int, int, int, int>, std::vector<size_t>> shapes;
+  for (size_t i = 0; i < kernel_.curves.size(); ++i) {
+    const KernelShape& s = kernel_.curves[i].shape;
+    shapes[{s.hidden_size, s.inter_size, s.experts, s.top_k, s.tp, s.ep}].push_back(i);
+  }
+  std::vector<std::vector<size_t>> groups;
+  for (auto& [shape, group] : shapes) groups.push_back(std::move(group));
+  return latency().held_out_error(groups);
+}
+
+std::optional<size_t> KernelCurve::measured_at(double tokens) const {
+  if (!index_) return std::nullopt;
+  const std::vector<double>& grid = model_->kernel_.tokens;
+  const auto found = std::lower_bound(grid.begin(), grid.end(), tokens);
+  if (found == grid.end() || *found != tokens) return std::nullopt;
+  const auto i = static_cast<size_t>(found - grid.begin());
+  const bool measured = std::isfinite(model_->kernel_.curves[*index_].latency_us[i]);
+  return measured ? std::optional(i) : std::nullopt;
+}
+
+void KernelCurve::set_latency(KernelReading& out, const RooflineTime& time) const {
+  const double tokens = out.load.tokens;
+  if (const std::optional<size_t> i = measured_at(tokens)) {
+    out.latency_us = model_->kernel_.curves[*index_].latency_us[*i];
+    out.source = CostSource::kMeasured;
+    out.uncertainty_frac = kMeasuredErrorFrac;
+    return;
+  }
+  const ResidualField& field = model_->latency();
+  const ResidualField::Reading r =
+      index_ ? field.along(*index_, tokens) : field.read(*latency_, tokens);
+  out.latency_us = time.total_us * std::exp(r.value);
+  if (r.beyond || r.nearest < kLeastNearness) {
+    out.source = CostSource::kRoofline;
+    out.uncertainty_frac = kBeyondErrorFrac;
+  } else if (index_) {
+    out.source = CostSource::kInterpolated;
+    out.uncertainty_frac = error_or(model_->kernel_.unseen_tokens, kInterpolatedErrorFrac);
+  } else {
+    out.source = CostSource::kTransferred;
+    // A shape as far from its neighbours as those held out were has their error; one farther, more.
+    const double typical = error_or(model_->kernel_.unseen_shape, kTransferredErrorFrac);
+    const double farther = field.deviation() > 0 ? r.deviation / field.deviation() : 1.0;
+    out.uncertainty_frac = typical * std::max(farther, 1.0);
+  }
+}
+
+void KernelCurve::set_power(KernelReading& out) const {
+  const MeasuredKernel& kernel = model_->kernel_;
+  if (kernel.power_parameters.empty()) return;
+  const std::optional<size_t> i = measured_at(out.load.tokens);
+  if (i && out.latency_us >= kLeastPowerUs) {
+    const std::vector<double>& power = kernel.curves[*index_].power_w;
+    if (!power.empty() && std::isfinite(power[*i])) {
+      out.power_w = power[*i];
+      out.power_uncertainty_frac = kMeasuredErrorFrac;
+      return;
+    }
+  }
+  out.power_w = kernel_power_w(kernel.power_parameters, kernel.power_limit_w, out.work,
+                               out.latency_us, model_->peaks_);
+  out.power_uncertainty_frac = error_or(kernel.unseen_shape_power, kTransferredErrorFrac);
+  const auto& power = model_->power();
+  if (!power) return;
+  const auto point = std::find(power->curves.begin(), power->curves.end(),
+                               index_.value_or(kernel.curves.size()));
+  const ResidualField::Reading r =
+      point != power->curves.end()
+          ? power->field.along(static_cast<size_t>(point - power->curves.begin()), out.load.tokens)
+          : power->field.read(power->field.predict(model_->point_of(shape_)), out.load.tokens);
+  out.power_w = std::min(out.power_w * std::exp(r.value), kernel.power_limit_w);
 }
 
 KernelReading KernelCurve::at(double tokens) const {
   if (!std::isfinite(tokens) || tokens < 1)
     throw InvalidArgument(fmt::format("{} tokens; give at least one", tokens));
-  const KernelModel& model = *model_;
   KernelReading out;
   out.load = load_of(shape_, tokens);
-  out.work = work_of(shape_, out.load, model.peaks_);
-  const RooflineTime time = roofline(shape_, out.load, model.peaks_, model.kernel_.roofline);
-  const ResidualField::Reading r = index_ ? model.latency_->along(*index_, tokens)
-                                          : model.latency_->read(*latency_, tokens);
-  out.latency_us = time.total_us * std::exp(r.value);
+  out.work = work_of(shape_, out.load, model_->peaks_);
+  const RooflineTime time = roofline(shape_, out.load, model_->peaks_, model_->kernel_.roofline);
   out.bound_by = bound_of(time);
   // What the memory's speed sets doesn't wait for the SM clock; everything else does.
   out.clock_bound_frac = 1 - time.memory_share;
-  if (r.exact) {
-    out.source = CostSource::kMeasured;
-    out.uncertainty_frac = kMeasuredErrorFrac;
-  } else if (r.beyond || r.nearest < kLeastNearness) {
-    out.source = CostSource::kRoofline;
-    out.uncertainty_frac = kBeyondErrorFrac;
-  } else if (index_) {
-    out.source = CostSource::kInterpolated;
-    out.uncertainty_frac = error_or(model.kernel_.unseen_tokens, kInterpolatedErrorFrac);
-  } else {
-    out.source = CostSource::kTransferred;
-    // A shape as far from its neighbours as those held out were has their error; one farther, more.
-    const double typical = error_or(model.kernel_.unseen_shape, kTransferredErrorFrac);
-    out.uncertainty_frac = std::max(typical, typical * r.deviation / model.latency_->deviation());
-  }
-  if (!model.power_) return out;
-  const ResidualField::Reading p = power_index_ ? model.power_->along(*power_index_, tokens)
-                                                : model.power_->read(*power_, tokens);
-  out.power_w = std::exp(p.value) * kernel_power_w(model.kernel_.power_parameters,
-                                                   model.kernel_.power_limit_w, out.work,
-                                                   out.latency_us, model.peaks_);
-  out.power_w = std::min(out.power_w, 1.02 * model.kernel_.power_limit_w);
-  out.power_uncertainty_frac = error_or(model.kernel_.unseen_shape_power, kTransferredErrorFrac);
+  set_latency(out, time);
+  set_power(out);
   return out;
 }
 

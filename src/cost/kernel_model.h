@@ -1,7 +1,8 @@
 // What one measured kernel costs at any shape and token count of its operation.
 #pragma once
 
-#include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 
 #include "cost/kernel_profile.h"
@@ -34,12 +35,16 @@ class KernelCurve {
   friend class KernelModel;
   const class KernelModel* model_ = nullptr;
   KernelShape shape_;
-  std::optional<size_t> index_;        // among the kernel's curves
-  std::optional<size_t> power_index_;  // among those with measured power
-  std::optional<Kriging::Prediction> latency_, power_;  // where it wasn't measured
+  std::optional<size_t> measured_at(double tokens) const;  // index into the kernel's tokens
+  void set_latency(KernelReading& out, const RooflineTime& time) const;
+  void set_power(KernelReading& out) const;
+
+  std::optional<size_t> index_;                 // among the kernel's curves
+  std::optional<Kriging::Prediction> latency_;  // where it isn't among them
 };
 
-// Immutable after construction (a fraction of a second for a few hundred curves); thread-safe.
+// Constant to its users, thread-safe. What compares curves is made when it is first needed, which
+// takes up to a second for a few hundred MoE curves; a measured point needs none of it.
 class KernelModel {
  public:
   // Peaks as in the profile. Throws InvalidArgument on an unknown type.
@@ -54,19 +59,31 @@ class KernelModel {
   // What curve `index` reads at grid point `grid`, had that one not been measured; for held-out
   // errors.
   double latency_without(size_t index, size_t grid) const;
+  // ResidualField::held_out_error() of the latencies, each shape with all its loads a group.
+  double unseen_shape_error() const;
 
  private:
   friend class KernelCurve;
+  struct PowerField {
+    ResidualField field;
+    std::vector<size_t> curves;  // of each of its points
+  };
   double log_roofline(const KernelShape& shape, double tokens) const;
   KrigingPoint point_of(const KernelShape& shape) const;
-  void set_power();
+  const ResidualField& latency() const;
+  const std::optional<PowerField>& power() const;
+  ResidualField make_latency() const;
+  std::optional<PowerField> make_power() const;
 
   MeasuredKernel kernel_;
   KernelPeaks peaks_;
-  std::optional<ResidualField> latency_;
-  std::optional<ResidualField> power_;
-  std::vector<size_t> power_curves_;  // indices of the curves in power_
+  mutable std::once_flag latency_once_, power_once_;
+  mutable std::optional<ResidualField> latency_;
+  mutable std::optional<PowerField> power_;
 };
+
+// Where the fit of a kernel's covariance starts, chosen by cross-validation over the shipped tables.
+Covariance covariance_start(Operation op);
 
 // Rows below this are too short for the tables' power reading (polled every 100 ms through a
 // one-second average; data/profiles/README.md).

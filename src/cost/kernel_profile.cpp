@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "cost/moe_load.h"
@@ -17,7 +16,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kSchema = "thermoe-kernel-profile";
-constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 
 Operation operation_of(const ProfileNode& node) {
   const std::string name = node.text("op");
@@ -84,6 +82,9 @@ MeasuredKernel read_kernel(const ProfileNode& node) {
   }
   const ProfileNode roofline = node.child("roofline");
   for (const char* name : kRooflineNames) kernel.roofline.push_back(roofline.positive(name));
+  kernel.covariance = node.positives("covariance");
+  if (kernel.covariance.size() != lengths_of(kernel.op).size() + 4)
+    node.fail("covariance doesn't hold a length per feature and four deviations");
   if (node.has("power")) {
     const ProfileNode power = node.child("power");
     kernel.power_limit_w = power.positive("limit_w");
@@ -146,6 +147,7 @@ Json kernel_json(const MeasuredKernel& kernel) {
                {"dtype", kernel.dtype}};
   for (int i = 0; i < kRooflineParameters; ++i)
     json["roofline"][kRooflineNames[i]] = rounded(kernel.roofline[static_cast<size_t>(i)], 5);
+  json["covariance"] = series(kernel.covariance, 4);
   if (!kernel.power_parameters.empty())
     json["power"] = {{"limit_w", kernel.power_limit_w},
                      {"idle_w", rounded(kernel.power_parameters[0], 4)},
@@ -170,6 +172,7 @@ std::string text_of(const KernelProfile& profile) {
                      {"version", 1},
                      {"device", profile.device},
                      {"power_profile", profile.power_profile},
+                     {"linear_profile", profile.linear_profile},
                      {"memory_bytes_per_s", profile.memory_bytes_per_s},
                      {"bf16_flops_per_s", profile.bf16_flops_per_s},
                      {"provenance", profile.provenance}};
@@ -191,6 +194,7 @@ KernelProfile read_kernel_profile(const std::filesystem::path& file) {
   KernelProfile profile;
   profile.device = node.text("device");
   profile.power_profile = node.text("power_profile");
+  profile.linear_profile = node.text("linear_profile");
   profile.memory_bytes_per_s = node.positive("memory_bytes_per_s");
   profile.bf16_flops_per_s = node.positive("bf16_flops_per_s");
   profile.provenance = node.texts("provenance");

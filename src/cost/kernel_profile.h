@@ -28,6 +28,7 @@ struct MeasuredKernel {
   std::string framework;  // "VLLM 0.24.0"
   std::string dtype;      // kernel_shape.h, peaks_of
   RooflineParameters roofline;
+  std::vector<double> covariance;        // of the residuals between shapes: kriging.h, parts_of
   double power_limit_w = 0;             // 0: no power measured
   std::vector<double> power_parameters;  // kernel_power.h; empty: no power measured
   HeldOutErrors unseen_shape;            // whole shapes held out
@@ -39,7 +40,8 @@ struct MeasuredKernel {
 
 struct KernelProfile {
   std::string device;
-  std::string power_profile;  // a file beside this one; empty: none
+  std::string power_profile;   // a file beside this one; empty: none
+  std::string linear_profile;  // the file beside this one with dense products; empty: none
   double memory_bytes_per_s = 0, bf16_flops_per_s = 0;  // peaks that the rooflines refer to
   std::map<std::string, std::string> provenance;
   std::vector<MeasuredKernel> kernels;

@@ -14,6 +14,24 @@ double median_of(std::vector<double> values) {
 
 }  // namespace
 
+std::vector<double> parts_of(const Covariance& covariance) {
+  std::vector<double> parts = covariance.length;
+  for (double part : {covariance.near, covariance.trend, covariance.family, covariance.noise})
+    parts.push_back(part);
+  return parts;
+}
+
+Covariance covariance_from(const std::vector<double>& parts) {
+  Covariance covariance;
+  const auto lengths = parts.end() - 4;
+  covariance.length.assign(parts.begin(), lengths);
+  covariance.near = lengths[0];
+  covariance.trend = lengths[1];
+  covariance.family = lengths[2];
+  covariance.noise = lengths[3];
+  return covariance;
+}
+
 Kriging::Kriging(const std::vector<KrigingPoint>& points, const Eigen::MatrixXd& values,
                  Covariance covariance)
     : covariance_(std::move(covariance)) {
@@ -95,6 +113,23 @@ Kriging::Prediction Kriging::without(size_t i) const {
     if (j != row)
       out.nearest =
           std::max(out.nearest, smooth_of(features_.col(row), static_cast<size_t>(j)));
+  return out;
+}
+
+// The same for a group: its residuals are the inverse of its block of the precision matrix times the
+// weighted values.
+Eigen::MatrixXd Kriging::without(const std::vector<size_t>& group) const {
+  const auto size = static_cast<Eigen::Index>(group.size());
+  Eigen::MatrixXd block(size, size), weighted(size, values_.cols()), values(size, values_.cols());
+  for (Eigen::Index i = 0; i < size; ++i) {
+    const auto row = static_cast<Eigen::Index>(group[static_cast<size_t>(i)]);
+    for (Eigen::Index j = 0; j < size; ++j)
+      block(i, j) = inverse_(row, static_cast<Eigen::Index>(group[static_cast<size_t>(j)]));
+    weighted.row(i) = weighted_.row(row);
+    values.row(i) = values_.row(row);
+  }
+  Eigen::MatrixXd out = values - block.llt().solve(weighted);
+  out.rowwise() += median_.transpose();
   return out;
 }
 

@@ -14,6 +14,11 @@ struct Covariance {
   double noise = 0.04;  // standard deviation of what no feature explains
 };
 
+// Its adjustable parts in one list, for fitting and for files: the lengths, then near, trend, family,
+// noise.
+std::vector<double> parts_of(const Covariance& covariance);
+Covariance covariance_from(const std::vector<double>& parts);
+
 struct KrigingPoint {
   std::vector<double> features;
   int family = -1;  // -1: of no family that was seen
@@ -34,6 +39,8 @@ class Kriging {
   Prediction at(const KrigingPoint& point) const;
   // What the other points alone predict at point i.
   Prediction without(size_t i) const;
+  // What the points outside `group` (indices) predict inside it: a row per member.
+  Eigen::MatrixXd without(const std::vector<size_t>& group) const;
   // Of each output over all points.
   const Eigen::VectorXd& median() const { return median_; }
 

@@ -1,11 +1,24 @@
 // Latency of one MoE shape over (distinct experts, assignments), through its measured points.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
-#include "cost/latency_profile.h"
-
 namespace thermoe::cost {
+
+// Latencies along tokens under one distribution of the load over experts. Tokens rise strictly.
+struct MeasuredLoad {
+  std::vector<double> tokens;
+  std::vector<double> distinct_experts;  // expected under the distribution
+  std::vector<double> latency_us;
+};
+
+struct MeasuredShape {
+  int64_t hidden_size = 0, expert_inter_size = 0;
+  int experts = 0, top_k = 0;
+  std::vector<MeasuredLoad> loads;  // the balanced one first
+};
 
 // The measured balanced loads give two curves: few tokens, each expert with one token (latency over
 // distinct experts, M(D)), and many tokens, all experts (latency over assignments, F(A)). Between

@@ -18,7 +18,7 @@
 namespace thermoe::cost {
 namespace {
 
-constexpr int kDraws = 24;  // the mean distinct experts are then good to about a hundredth
+constexpr int kDraws = 12;  // the mean distinct experts are then good to two hundredths
 constexpr const char* kPowerLaw = "power_law_";
 
 using Counts = std::vector<int64_t>;
@@ -27,8 +27,9 @@ Counts balanced_counts(int64_t tokens, int experts, int top_k) {
   const int64_t stride = (experts + top_k - 1) / top_k;
   const double step =
       tokens >= stride ? 1.0 : static_cast<double>(stride) / static_cast<double>(tokens);
-  Counts counts(static_cast<size_t>(experts), 0);
-  for (int64_t t = 0; t < tokens; ++t)
+  // `experts` tokens in a row give each expert top_k.
+  Counts counts(static_cast<size_t>(experts), tokens / experts * top_k);
+  for (int64_t t = 0; t < tokens % experts; ++t)
     for (int64_t i = 0; i < top_k; ++i) {
       const double place = static_cast<double>(t) * step + static_cast<double>(i * stride);
       ++counts[static_cast<size_t>(place) % counts.size()];

@@ -23,7 +23,7 @@ double load_exponent(const std::string& distribution);
 // The load of one of `ep` devices that share `experts` experts (a divisor): the first one's for a
 // balanced load, the busiest one's for a power law. exponent: load_exponent()'s. Deterministic.
 // Balanced: choice i of token t is expert t + i ceil(experts/top_k), spread evenly for few tokens.
-// Power law: sample, scale, round, cap at the token count, repair the sum; the mean of 24 draws.
+// Power law: sample, scale, round, cap at the token count, repair the sum; the mean of 12 draws.
 // Up to a millisecond of CPU time for a power law. Throws InvalidArgument on sizes below 1, top_k
 // above experts, or an ep that doesn't divide them.
 MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exponent);

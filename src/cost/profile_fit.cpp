@@ -19,7 +19,10 @@ namespace thermoe::cost {
 namespace {
 
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
-constexpr int kLeastShapesHeldOut = 8;
+constexpr size_t kLeastShapesHeldOut = 8;
+constexpr size_t kCurvesForCovariance = 200;
+constexpr size_t kLeastCurvesForCovariance = 30;
+constexpr double kCovarianceSteps[] = {2, 1.6, 1.3};
 
 // Orders shapes so that a file's curves stand together by model, then by split and load.
 auto order_of(const KernelShape& s) {
@@ -30,6 +33,11 @@ struct ShapeLess {
     return order_of(a) < order_of(b);
   }
 };
+
+bool same_but_for_load(KernelShape a, const KernelShape& b) {
+  a.load_exponent = b.load_exponent;
+  return a == b;
+}
 
 double median_of(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -130,9 +138,46 @@ void fit_power(MeasuredKernel& kernel, const std::vector<Sample>& samples,
       {.scale = 0.05, .prior_weight = 1, .most_factor = 10});
 }
 
+// Every stride-th shape with all its loads, so that choosing a covariance takes seconds.
+MeasuredKernel thinned(const MeasuredKernel& kernel) {
+  const size_t stride = (kernel.curves.size() + kCurvesForCovariance - 1) / kCurvesForCovariance;
+  MeasuredKernel out = kernel;
+  out.curves.clear();
+  size_t shape = 0;
+  for (size_t i = 0; i < kernel.curves.size(); ++i) {
+    if (i > 0 && !same_but_for_load(kernel.curves[i - 1].shape, kernel.curves[i].shape)) ++shape;
+    if (shape % stride == 0) out.curves.push_back(kernel.curves[i]);
+  }
+  return out;
+}
+
+// Coordinate descent: each part is tried larger and smaller, and kept where shapes that were left out
+// are predicted better.
+void fit_covariance(MeasuredKernel& kernel, const KernelPeaks& peaks) {
+  kernel.covariance = parts_of(covariance_start(kernel.op));
+  if (kernel.curves.size() < kLeastCurvesForCovariance) return;
+  MeasuredKernel sample = thinned(kernel);
+  sample.power_parameters.clear();
+  double best = KernelModel(sample, peaks).unseen_shape_error();
+  for (double step : kCovarianceSteps)
+    for (size_t part = 0; part < sample.covariance.size(); ++part)
+      for (double factor : {step, 1 / step}) {
+        const double before = sample.covariance[part];
+        sample.covariance[part] *= factor;
+        const double error = KernelModel(sample, peaks).unseen_shape_error();
+        if (error < best) {
+          best = error;
+          break;
+        }
+        sample.covariance[part] = before;
+      }
+  kernel.covariance = sample.covariance;
+}
+
 void fit_kernel(MeasuredKernel& kernel, const KernelPeaks& peaks) {
   const std::vector<Sample> samples = samples_of(kernel);
   fit_roofline(kernel, samples, peaks);
+  fit_covariance(kernel, peaks);
   fit_power(kernel, samples, peaks);
 }
 

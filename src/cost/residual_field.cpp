@@ -73,6 +73,21 @@ Eigen::MatrixXd ResidualField::filled_residuals() const {
   return filled;
 }
 
+double ResidualField::held_out_error(const std::vector<std::vector<size_t>>& groups) const {
+  double sum = 0, count = 0;
+  for (const std::vector<size_t>& group : groups) {
+    const Eigen::MatrixXd predicted = kriging_->without(group);
+    for (size_t i = 0; i < group.size(); ++i)
+      for (size_t c : measured_[group[i]]) {
+        const auto column = static_cast<Eigen::Index>(c);
+        sum += std::abs(predicted(static_cast<Eigen::Index>(i), column) -
+                        residuals_(static_cast<Eigen::Index>(group[i]), column));
+        ++count;
+      }
+  }
+  return sum / count;
+}
+
 double ResidualField::prior_at(size_t point, double x) const {
   const auto row = static_cast<Eigen::Index>(point);
   if (grid_.size() == 1) return prior_(row, 0);

@@ -33,6 +33,8 @@ class ResidualField {
   Reading read(const Kriging::Prediction& prediction, double tokens) const;
   // Median over the points of the deviation with which the others predict it.
   double deviation() const { return deviation_; }
+  // Mean absolute residual where each group of points (indices) is predicted by the points outside it.
+  double held_out_error(const std::vector<std::vector<size_t>>& groups) const;
   const std::vector<double>& grid() const { return grid_; }
 
  private:
