@@ -9,9 +9,6 @@
 namespace thermoe::app {
 namespace {
 
-// The profile that a newcomer's run is charged to: the H100 under vLLM's bf16 kernel.
-constexpr const char* kDefaultProfile = "data/profiles/h100-sxm-bf16.json";
-
 std::filesystem::path model_directory(const EngineOptions& options) {
   return options.model.empty() ? shipped("models/nano") : std::filesystem::path(options.model);
 }

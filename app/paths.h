@@ -6,6 +6,9 @@
 
 namespace thermoe::app {
 
+// The profile that a newcomer's run is charged to: the H100 under vLLM's kernels.
+inline constexpr const char* kDefaultProfile = "data/profiles/h100-sxm.json";
+
 // The shipped file or folder `relative` ("data/profiles/...", "models/nano"): below $THERMOE_HOME
 // where that is set, else below the checkout that the program was built in (the folder above its
 // own), else below ../share/thermoe of an install tree. Throws IoError naming the places tried.
