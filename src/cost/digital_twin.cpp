@@ -4,7 +4,7 @@
 
 #include <array>
 #include <cmath>
-#include <utility>
+#include <numbers>
 
 #include "cost/power_model.h"
 #include "thermoe/error.h"
@@ -26,6 +26,8 @@ constexpr double kHeatRecoveryPerS = 0.05;
 constexpr double kHardwareSlowdownPerS = 1.0;
 constexpr double kAverageS = 1.0;          // nvmlDeviceGetPowerUsage averages over a second
 constexpr double kInstantS = 0.1;          // the instantaneous field refreshes ten times a second
+constexpr double kAverageRefreshS = 0.05;  // and the averaged one twenty times
+constexpr uint64_t kTemperatureSensor = 0, kInstantPowerSensor = 1, kAveragePowerSensor = 2;
 constexpr double kThrottledBelow = 0.995;  // of the maximum clock; NVML's steps are 15 MHz of 1980
 
 // The energy counter at regular times, for averages over windows that end now.
@@ -75,67 +77,60 @@ void check(const TwinParameters& p) {
   require(p.sm_active_w >= 0 && p.energy_per_byte_pj >= 0 && p.energy_per_flop_pj >= 0 &&
               p.leakage_w_per_c >= 0,
           "powers and energies must not be negative");
-  require(p.fast_resistance_c_per_w > 0 && p.slow_resistance_c_per_w > 0 &&
-              p.fast_time_constant_s > 0 && p.slow_time_constant_s > 0,
-          "thermal resistances and time constants must be positive");
-  const double loop = (p.fast_resistance_c_per_w + p.slow_resistance_c_per_w) * p.leakage_w_per_c;
+  const double loop = p.thermal.resistance_c_per_w() * p.leakage_w_per_c;
   require(loop < 1, "leakage times thermal resistance reaches 1: no temperature balances the heat");
-  require(
-      std::isfinite(p.inlet_c) && p.slowdown_c > p.inlet_c && p.hardware_slowdown_c >= p.slowdown_c,
-      "inlet_c < slowdown_c <= hardware_slowdown_c must hold");
+  require(p.slowdown_c > p.thermal.inlet_c && p.hardware_slowdown_c >= p.slowdown_c,
+          "inlet_c < slowdown_c <= hardware_slowdown_c must hold");
 }
 
 }  // namespace
 
 struct DigitalTwin::State {
-  explicit State(const TwinParameters& parameters) : p(parameters) {
+  explicit State(const TwinParameters& parameters) : p(parameters), thermal(parameters.thermal) {
     check(p);
-    inlet_c = sink_inlet_c = p.inlet_c;
     cap_w = p.power_limit_w;
-    // Idle equilibrium: T = inlet + R (idle + leakage(T)), linear in T.
-    const double r = p.fast_resistance_c_per_w + p.slow_resistance_c_per_w;
-    const double at_reference = p.idle_w - p.leakage_w_per_c * p.leakage_reference_c;
-    const double t = (inlet_c + r * at_reference) / (1 - r * p.leakage_w_per_c);
-    const double watts = cost::power_w(p, p.clock_max_mhz, t, {});
-    fast_c = p.fast_resistance_c_per_w * watts;
-    slow_c = p.slow_resistance_c_per_w * watts;
-    filtered_w = watts;
-    fast_tick = std::exp(-kTickS / p.fast_time_constant_s);
-    slow_tick = std::exp(-kTickS / p.slow_time_constant_s);
+    CostEstimate nothing;
+    nothing.latency_us = 1;
+    nothing.sm_active_frac = 0;
+    const OperatingPoint idle = steady_state(p, nothing);
+    thermal.settle(idle.power_w, idle.memory_power_w);
+    filtered_w = idle.power_w;
   }
 
-  double temperature_c() const { return sink_inlet_c + fast_c + slow_c; }
+  double temperature_c() const { return thermal.temperature_c(); }
   double clock_mhz() const { return p.clock_max_mhz * std::min(power_frac, heat_frac); }
   double tick_end_s() const { return static_cast<double>(ticks + 1) * kTickS; }
-  void advance_constant(double watts, double dt_s);
   void control(double watts, double dt_s);
-  template <typename PowerAt>
-  double sub_step(double most_s, PowerAt&& power_at);
+  double sub_step(double most_s, const cost::Activity& own);
+  double noise(double every_s, uint64_t sensor) const;
   void idle_until(double end_s, TwinStep& step);
+  void read_sensors(HardwareState& state) const;
 
   TwinParameters p;
-  double cap_w = 0, inlet_c = 0;
-  double sink_inlet_c = 0;  // the inlet as the die feels it, through the heat sink's slow pole
+  TwinEnvironment environment;
+  ThermalModel thermal;
+  double cap_w = 0;
   double time_s = 0, energy_j = 0;
-  int64_t ticks = 0;              // whole ticks behind time_s
-  double fast_c = 0, slow_c = 0;  // rises of the two thermal poles over the inlet
+  int64_t ticks = 0;  // whole ticks behind time_s
   double filtered_w = 0;
   double power_frac = 1, heat_frac = 1;  // of the maximum clock, as the two controllers allow
-  double fast_tick = 0, slow_tick = 0;   // decay over one whole tick
   EnergyHistory history;
 };
 
-// Power is constant over a sub-step, so this discretisation of the two poles is exact.
-void DigitalTwin::State::advance_constant(double watts, double dt_s) {
-  const bool whole = std::abs(dt_s - kTickS) < 1e-12;
-  const double fast = whole ? fast_tick : std::exp(-dt_s / p.fast_time_constant_s);
-  const double slow = whole ? slow_tick : std::exp(-dt_s / p.slow_time_constant_s);
-  const double fast_end = p.fast_resistance_c_per_w * watts;
-  const double slow_end = p.slow_resistance_c_per_w * watts;
-  fast_c = fast_end + (fast_c - fast_end) * fast;
-  slow_c = slow_end + (slow_c - slow_end) * slow;
-  sink_inlet_c = inlet_c + (sink_inlet_c - inlet_c) * slow;
-  energy_j += watts * dt_s;
+// Standard normal, a function of the seed, the sensor and how often it has refreshed (Box-Muller on
+// two hashes by splitmix64), so that reading changes nothing.
+double DigitalTwin::State::noise(double every_s, uint64_t sensor) const {
+  const auto refreshes = static_cast<uint64_t>(time_s / every_s + 1e-9);
+  uint64_t state = environment.noise_seed * 0x9e3779b97f4a7c15U + refreshes * 8 + sensor;
+  const auto uniform = [&state] {
+    state += 0x9e3779b97f4a7c15U;
+    uint64_t z = state;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
+    return (static_cast<double>((z ^ (z >> 31)) >> 11) + 0.5) * 0x1p-53;
+  };
+  const double radius = std::sqrt(-2 * std::log(uniform()));
+  return radius * std::cos(2 * std::numbers::pi * uniform());
 }
 
 void DigitalTwin::State::control(double watts, double dt_s) {
@@ -149,13 +144,16 @@ void DigitalTwin::State::control(double watts, double dt_s) {
   heat_frac = std::clamp(heat_frac + std::min(rate, kHeatRecoveryPerS) * dt_s, least, 1.0);
 }
 
-// One step of at most `most_s` to the next tick at most; returns its length.
-template <typename PowerAt>
-double DigitalTwin::State::sub_step(double most_s, PowerAt&& power_at) {
+// One step of at most `most_s` to the next tick at most; returns its length. Power is constant over
+// it, so the thermal model's discretisation is exact and the energy is the integral.
+double DigitalTwin::State::sub_step(double most_s, const cost::Activity& own) {
   const double to_tick = tick_end_s() - time_s;
   const double dt = std::min(most_s, to_tick);
-  const double watts = power_at();
-  advance_constant(watts, dt);
+  const double clock = clock_mhz();
+  const cost::Activity all = cost::activity_beside(p, environment, clock, own);
+  const double watts = cost::power_w(p, clock, temperature_c(), all);
+  thermal.advance(watts, cost::memory_power_w(p, all), dt);
+  energy_j += watts * dt;
   control(watts, dt);
   // Ticks are counted, so that time doesn't drift by rounding.
   if (dt < to_tick) {
@@ -169,9 +167,7 @@ double DigitalTwin::State::sub_step(double most_s, PowerAt&& power_at) {
 }
 
 void DigitalTwin::State::idle_until(double end_s, TwinStep& step) {
-  while (end_s - time_s > 1e-12)
-    step.idle_s += sub_step(end_s - time_s,
-                            [&] { return cost::power_w(p, clock_mhz(), temperature_c(), {}); });
+  while (end_s - time_s > 1e-12) step.idle_s += sub_step(end_s - time_s, {});
 }
 
 DigitalTwin::DigitalTwin(const TwinParameters& parameters)
@@ -180,24 +176,24 @@ DigitalTwin::~DigitalTwin() = default;
 DigitalTwin::DigitalTwin(DigitalTwin&&) noexcept = default;
 
 void DigitalTwin::set_environment(const TwinEnvironment& environment) {
+  cost::check_environment(environment);
   State& s = *state_;
-  const double inlet = environment.inlet_c.value_or(s.p.inlet_c);
-  if (!std::isfinite(environment.power_cap_w) || environment.power_cap_w < 0 ||
-      !std::isfinite(inlet))
-    throw InvalidArgument(fmt::format("TwinEnvironment: a cap of {} W, an inlet of {} C",
-                                      environment.power_cap_w, inlet));
-  const double limit = s.p.power_limit_w;
-  s.cap_w = environment.power_cap_w > 0 ? std::min(environment.power_cap_w, limit) : limit;
-  s.inlet_c = inlet;
+  if (environment.neighbour_power_w > 0 && s.p.sm_active_w <= 0)
+    throw InvalidArgument("TwinEnvironment: neighbour_power_w needs a device with sm_active_w > 0");
+  if (environment.sink_resistance_factor * s.p.thermal.resistance_c_per_w() * s.p.leakage_w_per_c >=
+      1)
+    throw InvalidArgument("TwinEnvironment: no temperature balances the heat at that resistance");
+  s.environment = environment;
+  s.cap_w = cost::enforced_cap_w(s.p, environment.power_cap_w);
+  s.thermal.set_inlet_c(environment.inlet_c.value_or(s.p.thermal.inlet_c));
+  s.thermal.set_sink_resistance_factor(environment.sink_resistance_factor);
 }
 
 TwinStep DigitalTwin::advance(const CostEstimate& work, double period_s) {
-  const double values[] = {work.latency_us,       work.bytes,          work.flops,
-                           work.clock_bound_frac, work.sm_active_frac, period_s};
-  for (double value : values)
-    if (!std::isfinite(value) || value < 0)
-      throw InvalidArgument(
-          fmt::format("DigitalTwin::advance: {} is negative or not finite", value));
+  cost::check_work(work);
+  if (!std::isfinite(period_s) || period_s < 0)
+    throw InvalidArgument(
+        fmt::format("DigitalTwin::advance: {} is negative or not finite", period_s));
   State& s = *state_;
   TwinStep step;
   step.start_s = s.time_s;
@@ -206,11 +202,9 @@ TwinStep DigitalTwin::advance(const CostEstimate& work, double period_s) {
   double clock_seconds = 0;
   while (left > 1e-12) {
     const double clock = s.clock_mhz();
-    const double busy_us = work.latency_us * cost::stretch(s.p, work.clock_bound_frac, clock);
-    const cost::Activity activity = cost::activity_of(work, busy_us);
-    const double dt = s.sub_step(left * busy_us * 1e-6, [&] {
-      return cost::power_w(s.p, clock, s.temperature_c(), activity);
-    });
+    const double busy_us =
+        work.latency_us * cost::stretch_beside(s.p, s.environment, work.clock_bound_frac, clock);
+    const double dt = s.sub_step(left * busy_us * 1e-6, cost::activity_of(work, busy_us));
     left -= dt / (busy_us * 1e-6);
     step.busy_s += dt;
     clock_seconds += clock * dt;
@@ -225,27 +219,39 @@ TwinStep DigitalTwin::advance(const CostEstimate& work, double period_s) {
 TwinStep DigitalTwin::idle(double duration_s) { return advance({}, duration_s); }
 
 HardwareState DigitalTwin::state() const {
-  const State& s = *state_;
-  const int64_t entries = s.ticks / EnergyHistory::kTicks;  // whole ones: the division rounds down
-  const double since_s = s.time_s - static_cast<double>(entries) * EnergyHistory::kEveryS;
   HardwareState h;
-  h.time_s = s.time_s;
+  h.time_s = state_->time_s;
   h.present = true;
-  h.power_instant_w = s.history.mean_w(kInstantS, s.energy_j, since_s);
-  h.power_average_w = s.history.mean_w(kAverageS, s.energy_j, since_s);
-  if (s.time_s <= 0) h.power_instant_w = h.power_average_w = s.filtered_w;
-  h.power_limit_w = s.cap_w;
-  h.energy_mj = s.energy_j * 1e3;
-  h.sm_clock_mhz = s.clock_mhz();
-  h.sm_clock_max_mhz = s.p.clock_max_mhz;
-  h.temperature_c = std::round(s.temperature_c());
-  h.temperature_limit_c = s.p.slowdown_c;
-  uint64_t reasons = 0;
-  if (s.power_frac < kThrottledBelow) reasons |= kThrottleSoftwarePowerCap;
-  if (s.heat_frac < kThrottledBelow) reasons |= kThrottleSoftwareThermal;
-  if (s.temperature_c() > s.p.hardware_slowdown_c) reasons |= kThrottleHardwareThermal;
-  h.throttle_reasons = reasons;
+  if (!state_->environment.sensors_lost) state_->read_sensors(h);
   return h;
+}
+
+void DigitalTwin::State::read_sensors(HardwareState& h) const {
+  const int64_t entries = ticks / EnergyHistory::kTicks;  // whole ones: the division rounds down
+  const double since_s = time_s - static_cast<double>(entries) * EnergyHistory::kEveryS;
+  const bool begun = time_s > 0;
+  const auto noisy = [&](double watts, double every_s, uint64_t sensor) {
+    return watts * (1 + environment.power_noise_frac * noise(every_s, sensor));
+  };
+  h.power_instant_w = noisy(begun ? history.mean_w(kInstantS, energy_j, since_s) : filtered_w,
+                            kInstantS, kInstantPowerSensor);
+  h.power_average_w = noisy(begun ? history.mean_w(kAverageS, energy_j, since_s) : filtered_w,
+                            kAverageRefreshS, kAveragePowerSensor);
+  h.power_limit_w = cap_w;
+  h.energy_mj = energy_j * 1e3;
+  h.sm_clock_mhz = clock_mhz();
+  h.sm_clock_max_mhz = p.clock_max_mhz;
+  h.temperature_c = std::round(temperature_c() + environment.temperature_noise_c *
+                                                     noise(kInstantS, kTemperatureSensor));
+  // A margin is read in whole degrees too, and the limit is what both say together.
+  h.temperature_limit_c = p.margin_zero_c
+                              ? *h.temperature_c + std::round(p.slowdown_c - *h.temperature_c)
+                              : p.slowdown_c;
+  uint64_t reasons = 0;
+  if (power_frac < kThrottledBelow) reasons |= kThrottleSoftwarePowerCap;
+  if (heat_frac < kThrottledBelow) reasons |= kThrottleSoftwareThermal;
+  if (temperature_c() > p.hardware_slowdown_c) reasons |= kThrottleHardwareThermal;
+  h.throttle_reasons = reasons;
 }
 
 double DigitalTwin::time_s() const { return state_->time_s; }

@@ -130,6 +130,19 @@ std::vector<double> ProfileNode::positives_or_missing(const std::string& key) co
   return values;
 }
 
+std::vector<double> ProfileNode::pairs(const std::string& key) const {
+  const nlohmann::json& list = at(key);
+  if (!list.is_array() || list.empty()) fail(fmt::format("field \"{}\" is no filled list", key));
+  constexpr double kLargest = 1e300;
+  std::vector<double> values;
+  for (size_t i = 0; i < list.size(); ++i) {
+    append_numbers(list[i], fmt::format("{}[{}]", key, i), 2, -kLargest, kLargest, values);
+    if (values[values.size() - 1] < values[values.size() - 2])
+      fail(fmt::format("{}[{}] falls", key, i));
+  }
+  return values;
+}
+
 void ProfileNode::append_numbers(const nlohmann::json& list, const std::string& name, int64_t size,
                                  double low, double high, std::vector<double>& values) const {
   if (!list.is_array()) fail(fmt::format("field \"{}\" is no list", name));

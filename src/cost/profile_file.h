@@ -23,6 +23,7 @@ class ProfileNode {
   static ProfileNode open(const std::filesystem::path& file, const std::string& schema,
                           const FileKind& kind = {});
 
+  bool has(const std::string& key) const { return value_.contains(key); }
   ProfileNode child(const std::string& key) const;
   std::vector<ProfileNode> children(const std::string& key) const;
   std::string text(const std::string& key) const;
@@ -36,6 +37,8 @@ class ProfileNode {
   // An object of texts; other members are left out.
   std::map<std::string, std::string> texts(const std::string& key) const;
   bool has(const std::string& key) const { return value_.contains(key); }
+  // A filled list of pairs of finite numbers, the second not below the first: one after the other.
+  std::vector<double> pairs(const std::string& key) const;
   // `size` numbers, finite and in [low, high].
   std::vector<double> numbers(const std::string& key, int64_t size, double low, double high) const;
   // A list of `rows` lists of `cols` such numbers, row after row.

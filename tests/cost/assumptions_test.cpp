@@ -291,7 +291,7 @@ TEST_F(Assumptions, LeakageIsConvexInTemperatureAndTheLoopIsContracting) {
   EXPECT_LT(largest(linear), 0.004);
 
   const TwinParameters p = read_twin_parameters(test::h100_power());
-  const double resistance = p.fast_resistance_c_per_w + p.slow_resistance_c_per_w;
+  const double resistance = p.thermal.resistance_c_per_w();
   std::printf("  H100  idle power %.0f to %.0f C: %.3f W/C; identified: R dP/dT = %.4f\n",
               temperature.front(), temperature.back(), fit[1], resistance * p.leakage_w_per_c);
   EXPECT_NEAR(fit[1], p.leakage_w_per_c, 0.1);
@@ -301,7 +301,7 @@ TEST_F(Assumptions, LeakageIsConvexInTemperatureAndTheLoopIsContracting) {
 // The twin's own steady state is the fixed point, and the iteration's errors shrink by R dP/dT.
 TEST_F(Assumptions, TheTemperatureIsTheFixedPointOfTheIteration) {
   const TwinParameters p = read_twin_parameters(test::h100_power());
-  const double resistance = p.fast_resistance_c_per_w + p.slow_resistance_c_per_w;
+  const double resistance = p.thermal.resistance_c_per_w();
   CostEstimate work;
   work.latency_us = 500;
   work.bytes = 1e9;

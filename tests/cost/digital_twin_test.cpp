@@ -60,7 +60,7 @@ TEST(DigitalTwin, AnyStartEndsAtTheOneFixedPoint) {
   EXPECT_NEAR(settle_w(hot, decode_step(40), 0.02, 200), load, 0.01);
   EXPECT_NEAR(cold.temperature_c(), hot.temperature_c(), 0.01);
   const TwinParameters p = h100();
-  const double r = p.fast_resistance_c_per_w + p.slow_resistance_c_per_w;
+  const double r = p.thermal.resistance_c_per_w();
   // (the fast pole ripples by some tenths of a degree within a period)
   EXPECT_NEAR(cold.temperature_c(), p.inlet_c + r * load, 0.4);
 }
