@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "thermoe/digital_twin.h"
+
 namespace thermoe::app {
 
 struct Phase {
@@ -13,9 +15,12 @@ struct Phase {
   double duration_s = 0;              // of virtual time
   std::optional<double> power_cap_w;  // absent: the board's own limit
   std::optional<double> inlet_c;      // absent: the device's own
+  // The rest of what may happen, as TwinEnvironment says; its cap and inlet are the two above.
+  TwinEnvironment other = {};
 
-  // Nothing is asked of the router: its prices should settle at zero.
-  bool relaxed() const { return !power_cap_w && !inlet_c; }
+  TwinEnvironment environment() const;
+  // Nothing limits the device: the router's prices should settle at zero.
+  bool relaxed() const;
 };
 
 struct Scenario {

@@ -82,8 +82,7 @@ struct Simulation::Loop {
   }
 
   void run_phase(const Phase& now) {
-    twin.set_environment({.power_cap_w = now.power_cap_w.value_or(0),
-                          .inlet_c = now.inlet_c.value_or(owner.twin_.inlet_c)});
+    twin.set_environment(now.environment());
     governor.set_limits(limits(now));
     PhaseRecord& result = record.phases.emplace_back();
     result.name = now.name;
@@ -166,13 +165,13 @@ struct Simulation::Loop {
   void publish(const HardwareState& state, double dt_s) {
     Sample sample;
     sample.time_s = twin.time_s();
-    sample.power_w = state.power_average_w.value_or(0);
+    // Where the sensors are lost the last reading stands, as it does for the governor.
+    const Sample last = record.samples.empty() ? Sample{} : record.samples.back();
+    sample.power_w = state.power_average_w.value_or(last.power_w);
     sample.temperature_c = twin.temperature_c();
-    sample.clock_mhz = state.sm_clock_mhz.value_or(0);
+    sample.clock_mhz = state.sm_clock_mhz.value_or(last.clock_mhz);
     sample.open_price = highest_open_price(prices.front());
-    sample.distinct_experts = steps                    ? distinct / static_cast<double>(steps)
-                              : record.samples.empty() ? 0
-                                                       : record.samples.back().distinct_experts;
+    sample.distinct_experts = steps ? distinct / static_cast<double>(steps) : last.distinct_experts;
     sample.tokens_per_s = static_cast<double>(tokens) / dt_s;
     record.samples.push_back(sample);
     if (live)

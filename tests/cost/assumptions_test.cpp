@@ -307,7 +307,9 @@ TEST_F(Assumptions, TheTemperatureIsTheFixedPointOfTheIteration) {
   work.bytes = 1e9;
   const auto image = [&](double t) {
     const Activity activity = activity_of(work, work.latency_us);
-    return p.inlet_c + resistance * power_w(p, p.clock_max_mhz, t, activity);
+    return p.thermal.inlet_c + resistance * power_w(p, p.clock_max_mhz, t, activity) -
+           p.thermal.poles[0].resistance_c_per_w * p.thermal.memory_bypass_frac *
+               memory_power_w(p, activity);
   };
   double t = 200, previous_step = 0;
   for (int i = 0; i < 12; ++i) {
@@ -319,7 +321,7 @@ TEST_F(Assumptions, TheTemperatureIsTheFixedPointOfTheIteration) {
     t += step;
   }
   DigitalTwin twin(p);
-  while (twin.time_s() < 15 * p.slow_time_constant_s) twin.advance(work, 0);
+  while (twin.time_s() < 15 * p.thermal.poles.back().time_constant_s) twin.advance(work, 0);
   EXPECT_NEAR(twin.temperature_c(), t, 0.01);
 }
 

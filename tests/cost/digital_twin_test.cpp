@@ -62,7 +62,7 @@ TEST(DigitalTwin, AnyStartEndsAtTheOneFixedPoint) {
   const TwinParameters p = h100();
   const double r = p.thermal.resistance_c_per_w();
   // (the fast pole ripples by some tenths of a degree within a period)
-  EXPECT_NEAR(cold.temperature_c(), p.inlet_c + r * load, 0.4);
+  EXPECT_NEAR(cold.temperature_c(), p.thermal.inlet_c + r * load, 0.4);
 }
 
 TEST(DigitalTwin, EnergyIsTheSumOfTheStepsAndTheIntegralOfThePower) {
