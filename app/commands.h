@@ -15,6 +15,7 @@ void add_frontier_command(CLI::App& program);
 void add_cost_command(CLI::App& program);
 void add_fit_command(CLI::App& program);
 void add_monitor_command(CLI::App& program);
+void add_twin_command(CLI::App& program);
 void add_doctor_command(CLI::App& program);
 
 }  // namespace thermoe::app

@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   thermoe::app::add_cost_command(program);
   thermoe::app::add_fit_command(program);
   thermoe::app::add_monitor_command(program);
+  thermoe::app::add_twin_command(program);
   thermoe::app::add_doctor_command(program);
   try {
     program.parse(argc, argv);
