@@ -71,6 +71,7 @@ std::string to_table(const Validation& v) {
   const std::string last = fmt::format("{:.0f} s, ", kHorizonsS.back());
   table.rows.push_back(error_row(last + "readings fitted to", v.fitted));
   table.rows.push_back(error_row(last + "readings held out", v.held_out));
+  table.rows.push_back(error_row(last + "all work known", v.work_known));
   table.rows.push_back(error_row(last + "unknown splits told", v.split_told));
   table.rows.push_back(error_row(last + "model's own power", v.own_power));
   table.rows.emplace_back();
@@ -94,6 +95,7 @@ std::string to_json_text(const Validation& v) {
   longest["horizon_s"] = kHorizonsS.back();
   longest["fitted"] = error_json(v.fitted);
   longest["held_out"] = error_json(v.held_out);
+  longest["work_known"] = error_json(v.work_known);
   longest["unknown_splits_told"] = error_json(v.split_told);
   longest["own_power"] = error_json(v.own_power);
   longest["by_phase"] = nlohmann::ordered_json::array();

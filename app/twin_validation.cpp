@@ -248,6 +248,7 @@ Validation validate_twin(const RecordedTrace& trace, const TwinParameters& devic
   result.forecasts = forecasts.back();
   result.fitted = errors_of(result.forecasts, [](const Forecast& f) { return f.fitted; });
   result.held_out = errors_of(result.forecasts, [](const Forecast& f) { return !f.fitted; });
+  result.work_known = errors_of(result.forecasts, [](const Forecast& f) { return f.work_known; });
   for (size_t p = 0; p < trace.phases.size(); ++p) {
     const ForecastErrors errors =
         errors_of(result.forecasts, [&](const Forecast& f) { return f.phase == p; });

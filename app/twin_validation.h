@@ -51,6 +51,7 @@ struct Validation {
   std::vector<Forecast> forecasts;
   std::vector<std::pair<std::string, ForecastErrors>> by_phase;
   ForecastErrors fitted, held_out;
+  ForecastErrors work_known;  // the work of every row between start and reading is
   ForecastErrors split_told;  // with the memory's share of phases of unknown work told
   ForecastErrors own_power;   // power by the model too; only windows whose work is known
   std::vector<PhaseComparison> phases;

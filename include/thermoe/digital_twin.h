@@ -52,8 +52,9 @@ TwinParameters read_twin_parameters(const std::filesystem::path& file);
 
 // What the outside does to the device.
 struct TwinEnvironment {
-  double power_cap_w = 0;         // enforced by the device's firmware; 0: the board's own limit
-  std::optional<double> inlet_c;  // air (or coolant) inlet temperature; absent: as recorded
+  double power_cap_w = 0;  // enforced by the device's firmware; 0: the board's own limit
+  // Air (or coolant) inlet temperature; absent: as recorded.
+  std::optional<double> inlet_c = std::nullopt;
   // A failing fan: the heat sink's thermal resistance, as a multiple of the identified one. > 0.
   double sink_resistance_factor = 1;
   // Another tenant of the board: the part of the memory's bandwidth that it takes, in [0, 1), and

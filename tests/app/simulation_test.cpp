@@ -70,6 +70,22 @@ TEST_F(SimulationTest, IsDeterministic) {
   EXPECT_EQ(one.phases[0].energy_j, two.phases[0].energy_j);
 }
 
+// Every shipped scenario in small: its phases, two seconds each.
+TEST_F(SimulationTest, RunsWhatTheShippedScenariosDo) {
+  for (const char* name : {"power-caps", "failing-fan", "noisy-neighbour", "sensor-loss"}) {
+    Scenario scenario =
+        read_scenario(std::string(THERMOE_SOURCE_DIR) + "/data/scenarios/" + name + ".json");
+    for (Phase& phase : scenario.phases) phase.duration_s = 1;
+    const RunRecord record = run(scenario, true);
+    ASSERT_EQ(record.phases.size(), scenario.phases.size()) << name;
+    for (const PhaseRecord& phase : record.phases) {
+      EXPECT_GT(phase.tokens, 0) << name;
+      EXPECT_GT(phase.energy_j, 100) << name;
+    }
+    for (const Sample& sample : record.samples) EXPECT_GT(sample.power_w, 100) << name;
+  }
+}
+
 TEST_F(SimulationTest, PhasesAddUpToTheSamples) {
   const Scenario scenario{"two", {{"a", 1.0, {}, {}}, {"b", 1.0, 450.0, {}}}};
   const RunRecord record = run(scenario, true);

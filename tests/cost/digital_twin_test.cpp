@@ -56,13 +56,15 @@ TEST(DigitalTwin, AnyStartEndsAtTheOneFixedPoint) {
   DigitalTwin cold(h100()), hot(h100());
   settle_w(hot, decode_step(), 0.02, 40);
   EXPECT_GT(hot.temperature_c(), cold.temperature_c() + 15);
-  const double load = settle_w(cold, decode_step(40), 0.02, 200);
-  EXPECT_NEAR(settle_w(hot, decode_step(40), 0.02, 200), load, 0.01);
+  const double load = settle_w(cold, decode_step(40), 0.02, 400);
+  EXPECT_NEAR(settle_w(hot, decode_step(40), 0.02, 400), load, 0.01);
   EXPECT_NEAR(cold.temperature_c(), hot.temperature_c(), 0.01);
   const TwinParameters p = h100();
   const double r = p.thermal.resistance_c_per_w();
-  // (the fast pole ripples by some tenths of a degree within a period)
-  EXPECT_NEAR(cold.temperature_c(), p.thermal.inlet_c + r * load, 0.4);
+  // What the memory draws past the die's own pole cools it by up to two degrees; the fast pole
+  // ripples by some tenths within a period.
+  EXPECT_LT(cold.temperature_c(), p.thermal.inlet_c + r * load);
+  EXPECT_GT(cold.temperature_c(), p.thermal.inlet_c + r * load - 2.5);
 }
 
 TEST(DigitalTwin, EnergyIsTheSumOfTheStepsAndTheIntegralOfThePower) {
@@ -169,23 +171,23 @@ TEST(DigitalTwin, HotInletThrottlesAtTheSlowdownTemperatureAndRecovers) {
   settle_w(twin, work, 0.02, 40);
   EXPECT_EQ(*twin.state().throttle_reasons, 0u);
   TwinEnvironment environment;
-  environment.inlet_c = 58;  // 24 C above the recorded
+  environment.inlet_c = 68;  // 35 C above the recorded
   twin.set_environment(environment);
   const double start = twin.time_s();
   double reached = 0, most_c = 0, throttled_s = 0;
-  while (twin.time_s() < start + 80) {
+  while (twin.time_s() < start + 120) {
     throttled_s += twin.advance(work, 0.02).throttled_s;
     if (reached == 0 && twin.temperature_c() >= 87) reached = twin.time_s() - start;
     most_c = std::max(most_c, twin.temperature_c());
   }
   EXPECT_GT(reached, 15);
-  EXPECT_LT(reached, 35);
+  EXPECT_LT(reached, 60);
   EXPECT_LT(most_c, 89);
   EXPECT_NEAR(twin.temperature_c(), 87, 0.5);
   EXPECT_GT(throttled_s, 20);
   EXPECT_EQ(*twin.state().throttle_reasons, kThrottleSoftwareThermal);
   twin.set_environment({});
-  settle_w(twin, work, 0.02, 60);
+  settle_w(twin, work, 0.02, 90);
   EXPECT_EQ(*twin.state().throttle_reasons, 0u);
   EXPECT_EQ(*twin.state().sm_clock_mhz, 1980);
 }
