@@ -134,6 +134,19 @@ TEST(TwinValidation, NoForecastCrossesAGap) {
   EXPECT_GT(v.by_horizon[2].windows, 100);
 }
 
+// What the twin itself records under a scenario, validated like any trace.
+TEST(TwinValidation, TheTwinsOwnRecordingIsWhatItPredicts) {
+  const ScratchFile csv("twin.csv");
+  const Outcome outcome = run("twin run --scenario " + source("data/scenarios/power-caps.json") +
+                              " --work " + "gemm_bf16_8192 --rate-hz 10 --csv " + csv.path());
+  ASSERT_EQ(outcome.status, 0) << outcome.error;
+  EXPECT_NE(outcome.out.find("500 W"), std::string::npos);
+  const Validation v = validated(csv.path());
+  EXPECT_GT(v.by_horizon.back().windows, 400);
+  EXPECT_LT(v.by_horizon.back().mean_absolute_c, 0.7);
+  expect_refusal("twin run --work sorting", "sorting");
+}
+
 TEST(TwinValidation, TheProgramPrintsATableOrJson) {
   const Outcome table = run("twin validate --trace " + source(kTrace));
   EXPECT_EQ(table.status, 0) << table.error;
