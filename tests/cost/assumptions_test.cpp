@@ -241,7 +241,7 @@ TEST_F(Assumptions, TheModelsEnergyIsNearlyConvexInTheDistinctExperts) {
 // At one clock: the four recorded MoE layers, 16 tokens, all at the maximum clock.
 TEST_F(Assumptions, PowerRisesConvexlyWithTheReadingRateAtAFixedClock) {
   const double expert_bytes = 2 * 3.0 * 2048 * 768;
-  // Latencies measured beside the trace (data/telemetry/README.md, docs/cost-model.md).
+  // Latencies measured beside the trace (data/telemetry/works.json).
   const std::pair<int, double> layers[] = {{16, 80.6}, {32, 133.7}, {64, 250.8}, {128, 474.5}};
   std::vector<double> rate, power, linear;
   std::vector<FitPoint> points;
@@ -348,7 +348,7 @@ TEST_F(Assumptions, TheThermalMapIsAffineInEnergy) {
   }
 }
 
-// Assumed, not measured (docs/cost-model.md): power over the clock. And what prices made at one
+// Assumed, not measured (docs/device-model.md): power over the clock. And what prices made at one
 // clock are wrong by at another.
 TEST_F(Assumptions, ModelledPowerIsConvexInTheClockAndPricesDependOnIt) {
   const TwinParameters p = read_twin_parameters(test::h100_power());

@@ -98,9 +98,7 @@ TEST(RecordedTrace, TemperaturesFollow) {
       error += std::abs(twin.temperature_c() - row.temperature_c);
       ++count;
     }
-    // Two poles miss the seconds after a change by up to 6 C (docs/cost-model.md), not where it
-    // ends.
-    EXPECT_NEAR(twin.temperature_c(), rows.back().temperature_c, 3) << phase;
+    EXPECT_NEAR(twin.temperature_c(), rows.back().temperature_c, 1.5) << phase;
   };
   const auto work_until = [&](const CostEstimate& work) {
     return [&twin, work](double until_s) {
@@ -115,7 +113,7 @@ TEST(RecordedTrace, TemperaturesFollow) {
   compare("copy_2GiB", 0, 1e9, work_until(copy_2gib()));
   compare("cool", 71, 76, idle_until);
   RecordProperty("temperature_mean_absolute_error_c", std::to_string(error / count));
-  EXPECT_LT(error / count, 1.6);
+  EXPECT_LT(error / count, 0.8);
 }
 
 }  // namespace
