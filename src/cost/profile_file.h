@@ -36,7 +36,6 @@ class ProfileNode {
   std::vector<double> positives_or_missing(const std::string& key) const;
   // An object of texts; other members are left out.
   std::map<std::string, std::string> texts(const std::string& key) const;
-  bool has(const std::string& key) const { return value_.contains(key); }
   // A filled list of pairs of finite numbers, the second not below the first: one after the other.
   std::vector<double> pairs(const std::string& key) const;
   // `size` numbers, finite and in [low, high].

@@ -20,9 +20,9 @@ namespace {
 
 constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 constexpr size_t kLeastShapesHeldOut = 8;
-constexpr size_t kCurvesForCovariance = 200;
+constexpr size_t kCurvesForCovariance = 240;
 constexpr size_t kLeastCurvesForCovariance = 30;
-constexpr double kCovarianceSteps[] = {2, 1.6, 1.3};
+constexpr double kCovarianceSteps[] = {2, 1.5};
 
 // Orders shapes so that a file's curves stand together by model, then by split and load.
 auto order_of(const KernelShape& s) {
@@ -138,15 +138,19 @@ void fit_power(MeasuredKernel& kernel, const std::vector<Sample>& samples,
       {.scale = 0.05, .prior_weight = 1, .most_factor = 10});
 }
 
-// Every stride-th shape with all its loads, so that choosing a covariance takes seconds.
+// Of many curves one per shape, under one load after the other, so that choosing a covariance takes
+// seconds.
 MeasuredKernel thinned(const MeasuredKernel& kernel) {
-  const size_t stride = (kernel.curves.size() + kCurvesForCovariance - 1) / kCurvesForCovariance;
+  if (kernel.curves.size() <= kCurvesForCovariance) return kernel;
   MeasuredKernel out = kernel;
   out.curves.clear();
-  size_t shape = 0;
-  for (size_t i = 0; i < kernel.curves.size(); ++i) {
-    if (i > 0 && !same_but_for_load(kernel.curves[i - 1].shape, kernel.curves[i].shape)) ++shape;
-    if (shape % stride == 0) out.curves.push_back(kernel.curves[i]);
+  for (size_t first = 0, shape = 0; first < kernel.curves.size(); ++shape) {
+    size_t end = first + 1;
+    while (end < kernel.curves.size() &&
+           same_but_for_load(kernel.curves[first].shape, kernel.curves[end].shape))
+      ++end;
+    out.curves.push_back(kernel.curves[first + shape % (end - first)]);
+    first = end;
   }
   return out;
 }
