@@ -15,8 +15,10 @@ namespace {
 
 constexpr double kLargestW = 5000;  // a counter that says more was reset or is broken
 // The sensors' share of the memory: smoothed over this, and not read below so much power.
-constexpr double kShareFilterS = 2.0;
+constexpr double kShareFilterS = 0.5;
 constexpr double kLeastAboveIdleW = 50;
+// So long after its end the counter and the sampling still show the work before an idle phase.
+constexpr double kDrainingS = 0.25;
 
 std::vector<std::string> cells_of(std::string line) {
   if (!line.empty() && line.back() == '\r') line.pop_back();
@@ -50,10 +52,52 @@ std::vector<std::string> read_phase_names(const std::string& path, size_t rows) 
   return names;
 }
 
+// Where a new phase begins in a trace without names: where the power leaves the phase's own mean,
+// over the next fraction of a second and over the next whole one, by a tenth and by more than
+// idling wavers. (Single differences of the energy counter jitter by a tenth themselves.)
+class PowerChanges {
+ public:
+  explicit PowerChanges(const RecordedTrace& trace) : trace_(trace) {}
+  bool begins_at(size_t row) {
+    if (count_ > 0) {
+      const double usual_w = sum_w_ / count_;
+      const double least_w = std::max(kLeastChangeW, kLeastChangeFrac * usual_w);
+      const double ahead_w = mean_ahead_w(row, kAheadS);
+      if (std::abs(mean_ahead_w(row, kNearS) - usual_w) > least_w &&
+          std::abs(ahead_w - usual_w) > least_w) {
+        count_ = kFirstRows;
+        sum_w_ = ahead_w * count_;
+        return true;
+      }
+    }
+    sum_w_ += trace_.power_w[row];
+    ++count_;
+    return row == 0;
+  }
+
+ private:
+  static constexpr double kLeastChangeW = 60, kLeastChangeFrac = 0.1;
+  static constexpr double kNearS = 0.3, kAheadS = 1, kFirstRows = 20;
+  double mean_ahead_w(size_t row, double span_s) const {
+    double sum_w = 0, count = 0;
+    const double until_s = trace_.rows[row].time_s + span_s;
+    for (size_t i = row; i < trace_.rows.size() && trace_.rows[i].time_s <= until_s; ++i) {
+      sum_w += trace_.power_w[i];
+      ++count;
+    }
+    return sum_w / count;
+  }
+  const RecordedTrace& trace_;
+  double sum_w_ = 0, count_ = 0;
+};
+
 void find_phases(RecordedTrace& trace, const std::vector<std::string>& names,
                  const TraceWorks& works, const TwinParameters& device) {
+  PowerChanges changes(trace);
   for (size_t i = 0; i < names.size(); ++i) {
-    if (trace.phases.empty() || trace.phases.back().name != names[i]) {
+    const bool changed = changes.begins_at(i);
+    if (trace.phases.empty() || trace.phases.back().name != names[i] ||
+        (names[i].empty() && changed)) {
       TracePhase& phase = trace.phases.emplace_back();
       phase.name = names[i];
       phase.begin = i;
@@ -134,8 +178,8 @@ RecordedTrace read_recorded_trace(const std::string& path, const TraceWorks& wor
     return row.temperature_c.has_value();
   });
   if (!any) throw IoError(path, "holds no temperature; record temp_c");
-  find_phases(trace, read_phase_names(path, trace.rows.size()), works, device);
   find_power(trace);
+  find_phases(trace, read_phase_names(path, trace.rows.size()), works, device);
   return trace;
 }
 
@@ -144,20 +188,29 @@ MemoryShares memory_shares(const RecordedTrace& trace, const TwinParameters& dev
   shares.of_phase.assign(trace.phases.size(), kUnknownShare);
   for (size_t p = 0; p < trace.phases.size(); ++p) {
     const TracePhase& phase = trace.phases[p];
-    const bool known = phase.work && !phase.work->idle;
-    const double share = known ? modelled_share(*phase.work, device) : 0;
-    double filtered = kUnknownShare, sum = 0, count = 0;
+    const bool idle = phase.work && phase.work->idle;
+    const bool named = phase.work && !idle;
+    const double share = named ? modelled_share(*phase.work, device) : 0;
+    std::optional<double> filtered;
+    double sum = 0, count = 0;
     for (size_t i = phase.begin; i < phase.end; ++i) {
-      const bool idles =
-          phase.work && phase.work->idle && trace.power_w[i] < kActiveFactor * device.idle_w;
       const auto sensed = sensed_share(trace.rows[i], trace.power_w[i], device);
       const double dt_s = i > phase.begin ? trace.rows[i].time_s - trace.rows[i - 1].time_s : 0;
-      if (sensed) filtered += (*sensed - filtered) * (1 - std::exp(-dt_s / kShareFilterS));
+      if (sensed && !filtered) filtered = sensed;
+      if (sensed) *filtered += (*sensed - *filtered) * (1 - std::exp(-dt_s / kShareFilterS));
       if (sensed && 2 * i >= phase.begin + phase.end) sum += *sensed, ++count;
-      shares.work_known.push_back(known || idles);
-      shares.known_so_far.push_back(known ? share : idles ? 0 : filtered);
-      shares.known_ahead.push_back(known || idles ? std::optional(shares.known_so_far.back())
-                                                  : std::nullopt);
+      double now = named ? share : filtered.value_or(kUnknownShare);
+      bool known = named;
+      if (idle) {
+        const bool active = trace.power_w[i] >= kActiveFactor * device.idle_w;
+        const bool draining =
+            active && i > 0 && trace.rows[i].time_s - trace.rows[phase.begin].time_s < kDrainingS;
+        known = !active || draining;
+        if (known) now = draining ? shares.known_so_far.back() : 0;
+      }
+      shares.work_known.push_back(known);
+      shares.known_so_far.push_back(now);
+      shares.known_ahead.push_back(known ? std::optional(now) : std::nullopt);
     }
     if (count > 0) shares.of_phase[p] = sum / count;
   }

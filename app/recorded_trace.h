@@ -11,9 +11,10 @@
 
 namespace thermoe::app {
 
-// Rows [begin, end) under one name, one after the other.
+// Rows [begin, end) under one name, one after the other; where there are no names, between changes
+// of the power.
 struct TracePhase {
-  std::string name;  // empty where the trace has no phases
+  std::string name;  // empty where the trace names none
   size_t begin = 0, end = 0;
   std::optional<TraceWork> work;  // absent: not known
 };

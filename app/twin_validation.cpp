@@ -209,6 +209,13 @@ Drive told(const RecordedTrace& trace, const MemoryShares& shares) {
   return drive;
 }
 
+// Between quick changes of power a trace without names falls into pieces that say nothing.
+bool listed(const RecordedTrace& trace, const TracePhase& phase) {
+  constexpr double kLeastUnnamedS = 3;
+  return !phase.name.empty() ||
+         trace.rows[phase.end - 1].time_s - trace.rows[phase.begin].time_s >= kLeastUnnamedS;
+}
+
 void add_remarks(const RecordedTrace& trace, const ValidationSettings& settings,
                  Validation& result) {
   const double needed_s = kHorizonsS.back() + settings.history_s;
@@ -222,8 +229,15 @@ void add_remarks(const RecordedTrace& trace, const ValidationSettings& settings,
         "No energy counter moves: power is what the readings say, which misses short changes.");
   std::string unknown;
   for (const TracePhase& phase : trace.phases)
-    if (!phase.work && unknown.find("'" + phase.name + "'") == std::string::npos)
+    if (!phase.work && !phase.name.empty() &&
+        unknown.find("'" + phase.name + "'") == std::string::npos)
       unknown += fmt::format("{}'{}'", unknown.empty() ? "" : ", ", phase.name);
+  const bool unnamed = std::any_of(trace.phases.begin(), trace.phases.end(),
+                                   [](const TracePhase& phase) { return phase.name.empty(); });
+  if (unnamed)
+    result.remarks.push_back(
+        "The trace doesn't name what ran: it is cut where the power changes, and every work is "
+        "unknown.");
   if (!unknown.empty())
     result.remarks.push_back(fmt::format(
         "Work unknown: {}. The memory's share of their power is read from the two temperature "
@@ -250,6 +264,7 @@ Validation validate_twin(const RecordedTrace& trace, const TwinParameters& devic
   result.held_out = errors_of(result.forecasts, [](const Forecast& f) { return !f.fitted; });
   result.work_known = errors_of(result.forecasts, [](const Forecast& f) { return f.work_known; });
   for (size_t p = 0; p < trace.phases.size(); ++p) {
+    if (!listed(trace, trace.phases[p])) continue;
     const ForecastErrors errors =
         errors_of(result.forecasts, [&](const Forecast& f) { return f.phase == p; });
     if (errors.windows > 0) result.by_phase.emplace_back(trace.phases[p].name, errors);
@@ -260,7 +275,7 @@ Validation validate_twin(const RecordedTrace& trace, const TwinParameters& devic
       errors_of(forecaster.run({power_w, shares.known_ahead, shares.known_so_far}).back(),
                 [](const Forecast& f) { return f.work_known; });
   for (const TracePhase& phase : trace.phases)
-    result.phases.push_back(compare_phase(trace, phase, device));
+    if (listed(trace, phase)) result.phases.push_back(compare_phase(trace, phase, device));
   add_remarks(trace, settings, result);
   return result;
 }
