@@ -109,16 +109,16 @@ CostEstimate estimate_of(const CostOptions& options, const KernelCostModel& mode
 
 std::string to_table(const std::vector<Estimate>& estimates) {
   Table table;
-  table.header = {"tokens", "latency us", "+-", "energy mJ", "power W", "GB/s", "TFLOP/s",
-                  "bound by", "source"};
+  table.header = {"tokens", "latency us", "+-",       "energy mJ", "power W",
+                  "GB/s",   "TFLOP/s",    "bound by", "source"};
   for (const auto& [tokens, c] : estimates)
     table.rows.push_back({fmt::format("{}", tokens), fmt::format("{:.1f}", c.latency_us),
                           fmt::format("{:.0f} %", 100 * c.uncertainty_frac),
                           fmt::format("{:.2f}", c.energy_mj),
                           fmt::format("{:.0f}", c.energy_mj / c.latency_us * 1e3),
                           fmt::format("{:.0f}", c.bytes / c.latency_us * 1e-3),
-                          fmt::format("{:.0f}", c.flops / c.latency_us * 1e-6),
-                          name_of(c.bound_by), name_of(c.source)});
+                          fmt::format("{:.0f}", c.flops / c.latency_us * 1e-6), name_of(c.bound_by),
+                          name_of(c.source)});
   return table.text();
 }
 
@@ -157,9 +157,8 @@ void run_query(CostOptions& options) {
   const CostShape& shape =
       options.shape.empty() ? known_cost_shapes().front() : cost_shape(options.shape);
   fill_in(options, shape);
-  const std::filesystem::path file = options.profile.empty()
-                                         ? shipped(kDefaultProfile)
-                                         : std::filesystem::path(options.profile);
+  const std::filesystem::path file =
+      options.profile.empty() ? shipped(kDefaultProfile) : std::filesystem::path(options.profile);
   const KernelCostModel model(file, shape, options.choice);
   HardwareState state;
   state.present = true;
@@ -174,8 +173,8 @@ void run_query(CostOptions& options) {
                                        {"dtype", options.choice.dtype},
                                        {"estimates", to_json(estimates)}};
   if (!options.json.empty()) write_file(options.json, json.dump(2) + "\n");
-  if (options.json != "-") fmt::print("{}, {}\n\n{}", model.device(), options.operation,
-                                      to_table(estimates));
+  if (options.json != "-")
+    fmt::print("{}, {}\n\n{}", model.device(), options.operation, to_table(estimates));
 }
 
 void add_sizes(CLI::App& command, CostOptions& o) {
@@ -188,18 +187,21 @@ void add_sizes(CLI::App& command, CostOptions& o) {
   command.add_option("--tp", o.experts.tp, "experts: devices that share each")->check(count);
   command.add_option("--ep", o.experts.ep, "experts: groups of devices that share all of them")
       ->check(count);
-  command.add_option("--distribution", o.experts.distribution,
-                     "experts: load, balanced or power_law_<exponent>")
+  command
+      .add_option("--distribution", o.experts.distribution,
+                  "experts: load, balanced or power_law_<exponent>")
       ->capture_default_str();
-  command.add_option("--distinct", o.distinct,
-                     "experts: how many are read, instead of a load's; of the shape's whole layer")
+  command
+      .add_option("--distinct", o.distinct,
+                  "experts: how many are read, instead of a load's; of the shape's whole layer")
       ->check(CLI::PositiveNumber);
   command.add_option("--inputs", o.linear.inputs, "linear: k")->check(size);
   command.add_option("--outputs", o.linear.outputs, "linear: n")->check(size);
   command.add_option("--sequences", o.attention.sequences, "attention: how many")
       ->check(CLI::PositiveNumber);
-  command.add_option("--context", o.context,
-                     "attention and dense-step: tokens in the KV cache of a sequence")
+  command
+      .add_option("--context", o.context,
+                  "attention and dense-step: tokens in the KV cache of a sequence")
       ->check(CLI::NonNegativeNumber);
   command.add_option("--heads", o.attention.heads, "attention")->check(size);
   command.add_option("--kv-heads", o.attention.kv_heads, "attention")->check(size);
@@ -212,8 +214,9 @@ void add_sizes(CLI::App& command, CostOptions& o) {
 void add_cost_command(CLI::App& program) {
   const auto o = std::make_shared<CostOptions>();
   CLI::App* command = program.add_subcommand(
-      "cost", "What an operation costs on a device: latency, energy, and what they rest on. With "
-              "--csv: how well a profile predicts a table of measurements");
+      "cost",
+      "What an operation costs on a device: latency, energy, and what they rest on. With "
+      "--csv: how well a profile predicts a table of measurements");
   command->add_option("--profile", o->profile,
                       "cost profile of a device; default: the shipped H100's, with --csv that of "
                       "the table's device");

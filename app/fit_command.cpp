@@ -49,8 +49,11 @@ std::string percent(const cost::HeldOutErrors& errors, double cost::HeldOutError
 std::string to_table(const cost::KernelProfile& profile) {
   using Errors = cost::HeldOutErrors;
   Table table;
-  table.header = {"kernel", "type", "curves", "unseen tokens: median", "p90",
-                  "unseen shape: median", "p90", "its power: median", "p90"};
+  table.header = {"kernel", "type",
+                  "curves", "unseen tokens: median",
+                  "p90",    "unseen shape: median",
+                  "p90",    "its power: median",
+                  "p90"};
   for (const cost::MeasuredKernel& k : profile.kernels)
     table.rows.push_back({k.kernel, k.dtype, fmt::format("{}", k.curves.size()),
                           percent(k.unseen_tokens, &Errors::median_frac),
@@ -86,8 +89,7 @@ void run_fit(const FitOptions& options) {
   cost::ProfileFitSettings settings;
   settings.memory_bytes_per_s = peaks.memory_bytes_per_s;
   settings.bf16_flops_per_s = peaks.bf16_flops_per_s;
-  auto progress =
-      std::make_unique<Progress>("fit", static_cast<double>(rows.size()), "rows");
+  auto progress = std::make_unique<Progress>("fit", static_cast<double>(rows.size()), "rows");
   settings.progress = [&](double done_frac) {
     progress->update(done_frac * static_cast<double>(rows.size()));
   };
@@ -108,8 +110,9 @@ void run_fit(const FitOptions& options) {
 void add_fit_command(CLI::App& program) {
   const auto options = std::make_shared<FitOptions>();
   CLI::App* command = program.add_subcommand(
-      "fit", "Make a cost profile of a device from tables of measured kernels, and tell how well it "
-             "predicts what was held out");
+      "fit",
+      "Make a cost profile of a device from tables of measured kernels, and tell how well it "
+      "predicts what was held out");
   command->add_option("--csv", options->csv, "tables (CSV, may be gzip-compressed), one device")
       ->required();
   command->add_option("--out", options->out, "write the profile to this file")->required();
@@ -120,7 +123,8 @@ void add_fit_command(CLI::App& program) {
                       "the profile beside this one that holds dense products (gemm)");
   command->add_option("--provenance", options->provenance,
                       "KEY=TEXT to keep in the profile: origin, commit, licence, copyright");
-  command->add_option("--json", options->json, "write the result as JSON to this file; - for stdout");
+  command->add_option("--json", options->json,
+                      "write the result as JSON to this file; - for stdout");
   command->callback([options] { run_fit(*options); });
 }
 

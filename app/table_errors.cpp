@@ -52,8 +52,8 @@ class Predictor {
     std::unique_ptr<cost::KernelModel>& model = models_[kernel];
     if (!model)
       model = std::make_unique<cost::KernelModel>(
-          *kernel, cost::peaks_of(kernel->dtype, profile_.memory_bytes_per_s,
-                                  profile_.bf16_flops_per_s));
+          *kernel,
+          cost::peaks_of(kernel->dtype, profile_.memory_bytes_per_s, profile_.bf16_flops_per_s));
     if (model.get() != model_ || !(row.shape == curve_.shape())) {
       model_ = model.get();
       curve_ = model->curve(row.shape);
@@ -136,10 +136,7 @@ const std::vector<Grouping>& groupings() {
 
 Json summary_json(const Summary& s) {
   if (s.rows == 0) return nullptr;
-  return {{"rows", s.rows},
-          {"median_frac", s.median},
-          {"p90_frac", s.p90},
-          {"mean_frac", s.mean}};
+  return {{"rows", s.rows}, {"median_frac", s.median}, {"p90_frac", s.p90}, {"mean_frac", s.mean}};
 }
 
 Json group_json(const Group& group) {
@@ -192,7 +189,8 @@ TableErrors table_errors(const cost::KernelProfile& profile,
 
 Json to_json(const TableErrors& errors) {
   const std::vector<RowError> rows = within(errors);
-  Json json = {{"rows", errors.rows.size() + errors.missed_rows}, {"all", group_json(all_of(rows))}};
+  Json json = {{"rows", errors.rows.size() + errors.missed_rows},
+               {"all", group_json(all_of(rows))}};
   for (const Grouping& grouping : groupings()) {
     Json groups = Json::object();
     for (const Group& group : groups_by(rows, grouping.key_of))
@@ -208,8 +206,8 @@ Json to_json(const TableErrors& errors) {
 std::string to_table(const TableErrors& errors) {
   const std::vector<RowError> rows = within(errors);
   Table table;
-  table.header = {"",      "rows",       "latency: median", "p90", "mean",
-                  "power rows", "median", "p90",            "mean"};
+  table.header = {"",    "rows", "latency: median", "p90", "mean", "power rows", "median",
+                  "p90", "mean"};
   table.rows.push_back(table_row("all", all_of(rows)));
   for (const Grouping& grouping : groupings()) {
     table.rows.emplace_back();

@@ -14,10 +14,10 @@ namespace thermoe::app {
 // One row of the table against the profile.
 struct RowError {
   const cost::MeasuredRow* row = nullptr;
-  std::string where;         // "measured", "seen shape, unseen tokens", "unseen shape", "beyond"
-  double latency_frac = 0;   // predicted / measured - 1
-  bool has_power = false;    // measured power, over a row long enough to trust it
-  double power_frac = 0;     // likewise
+  std::string where;        // "measured", "seen shape, unseen tokens", "unseen shape", "beyond"
+  double latency_frac = 0;  // predicted / measured - 1
+  bool has_power = false;   // measured power, over a row long enough to trust it
+  double power_frac = 0;    // likewise
 };
 
 struct TableErrors {

@@ -21,8 +21,8 @@ struct CostShape {
   int top_k = 0;
   int layers = 0;  // MoE layers
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  bool qk_norm = false;            // a norm per head of queries and keys
-  int64_t shared_inter_size = 0;   // of an expert that every token takes; 0: none
+  bool qk_norm = false;           // a norm per head of queries and keys
+  int64_t shared_inter_size = 0;  // of an expert that every token takes; 0: none
   int64_t vocabulary = 0;
   int64_t dense_params_per_layer() const;  // attention projections, gate, shared expert and norms
   int64_t head_params() const { return vocabulary * hidden_size; }
@@ -58,7 +58,8 @@ struct CostEstimate {
 };
 // Adds `times` repetitions of `part`, one after the other: time, energy, bytes and FLOPs add up,
 // clock_bound_frac and uncertainty_frac as the shares of time they are (errors taken as fully
-// correlated), bound_by and source are those of whatever takes longest (the weaker source on a tie).
+// correlated), bound_by and source are those of whatever takes longest (the weaker source on a
+// tie).
 void add(CostEstimate& sum, const CostEstimate& part, double times = 1);
 
 // --- Single operations --------------------------------------------------------------------------
@@ -109,8 +110,8 @@ struct KernelChoice {
   std::string kernel;          // as the profile names it; empty: that type's best-measured one
 };
 
-// Constant to its users; all const calls may run on any thread. Construction takes milliseconds; the
-// first query of a shape or token count that was not measured up to a second.
+// Constant to its users; all const calls may run on any thread. Construction takes milliseconds;
+// the first query of a shape or token count that was not measured up to a second.
 class KernelCostModel {
  public:
   // The profile (data/profiles/*.json) of a device; the device's power parameters and its table of
@@ -123,14 +124,16 @@ class KernelCostModel {
   KernelCostModel(KernelCostModel&&) noexcept;
 
   const CostShape& shape() const;
-  const std::string& device() const;    // as in the profile
-  const TwinParameters& power() const;  // of that device, from the file that the profile names
+  const std::string& device() const;  // as in the profile
+  // Of that device, from the file that the profile names. ProfileMiss where it names none: energies
+  // are then those that were measured, or 0, and a state changes nothing.
+  const TwinParameters& power() const;
 
-  // One operation, by the measured tables (docs/cost-model.md): exactly at a measured point, between
-  // measured token counts along the curve, at another shape carried over in efficiency against the
-  // roofline; `source` tells which. Attention and elementwise are rooflines. With a state, at its SM
-  // clock and temperature; without, at the clock of the measurement. Throw InvalidArgument on sizes
-  // that are not positive and finite or don't divide.
+  // One operation, by the measured tables (docs/cost-model.md): exactly at a measured point,
+  // between measured token counts along the curve, at another shape carried over in efficiency
+  // against the roofline; `source` tells which. Attention and elementwise are rooflines. With a
+  // state, at its SM clock and temperature; without, at the clock of the measurement. Throw
+  // InvalidArgument on sizes that are not positive and finite or don't divide.
   CostEstimate experts(const ExpertsQuery& query, const HardwareState* state = nullptr) const;
   // ProfileMiss where the profile names no table of dense products.
   CostEstimate linear(const LinearQuery& query, const HardwareState* state = nullptr) const;

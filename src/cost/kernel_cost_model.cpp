@@ -24,7 +24,13 @@ constexpr double kMeasuredErrorFrac = 0.02;
 constexpr double kExtrapolatedErrorFrac = 0.2;
 
 cost::KernelShape layer_shape(const CostShape& s, double load_exponent) {
-  return {cost::Operation::kExperts, s.hidden_size, s.expert_inter_size, s.experts, s.top_k, 1, 1,
+  return {cost::Operation::kExperts,
+          s.hidden_size,
+          s.expert_inter_size,
+          s.experts,
+          s.top_k,
+          1,
+          1,
           load_exponent};
 }
 
@@ -76,7 +82,8 @@ KernelCostModel::Impl::Impl(const std::filesystem::path& file, const CostShape& 
     : shape(shape_in) {
   const cost::KernelProfile profile = cost::read_kernel_profile(file);
   device = profile.device;
-  power = read_twin_parameters(file.parent_path() / profile.power_profile);
+  if (!profile.power_profile.empty())
+    power = read_twin_parameters(file.parent_path() / profile.power_profile);
   const auto peaks = [](const cost::KernelProfile& p, const std::string& dtype) {
     return cost::peaks_of(dtype, p.memory_bytes_per_s, p.bf16_flops_per_s);
   };
@@ -87,8 +94,7 @@ KernelCostModel::Impl::Impl(const std::filesystem::path& file, const CostShape& 
   if (!profile.linear_profile.empty()) {
     const cost::KernelProfile dense =
         cost::read_kernel_profile(file.parent_path() / profile.linear_profile);
-    const cost::MeasuredKernel& product =
-        find_kernel(dense, cost::Operation::kLinear, "bf16", "");
+    const cost::MeasuredKernel& product = find_kernel(dense, cost::Operation::kLinear, "bf16", "");
     linear.emplace(product, peaks(dense, product.dtype));
     linear_transferred = dense.device != device;
   }
@@ -129,20 +135,24 @@ double KernelCostModel::Impl::moe_flops(const MoeWork& work) const {
 
 void KernelCostModel::Impl::finish(CostEstimate& estimate, const HardwareState* state,
                                    double measured_w) const {
-  double clock = power.clock_max_mhz, temperature = kWarmDieC;
+  if (!power) {
+    estimate.energy_mj = measured_w * estimate.latency_us * 1e-3;
+    return;
+  }
+  const TwinParameters& p = *power;
+  double clock = p.clock_max_mhz, temperature = kWarmDieC;
   if (state != nullptr) {
-    clock = std::clamp(state->sm_clock_mhz.value_or(clock), power.clock_min_mhz, clock);
+    clock = std::clamp(state->sm_clock_mhz.value_or(clock), p.clock_min_mhz, clock);
     temperature = state->temperature_c.value_or(temperature);
   }
   const double full_us = estimate.latency_us;
   const auto modelled_w = [&](double mhz, double celsius) {
-    return cost::power_w(power, mhz, celsius, cost::activity_of(estimate, estimate.latency_us));
+    return cost::power_w(p, mhz, celsius, cost::activity_of(estimate, estimate.latency_us));
   };
   // What the measurement says against the power model, at the clock that it was made at.
-  const double scale =
-      measured_w > 0 ? measured_w / modelled_w(power.clock_max_mhz, kWarmDieC) : 1;
-  const double bound_us = full_us * estimate.clock_bound_frac * power.clock_max_mhz / clock;
-  estimate.latency_us = full_us * cost::stretch(power, estimate.clock_bound_frac, clock);
+  const double scale = measured_w > 0 ? measured_w / modelled_w(p.clock_max_mhz, kWarmDieC) : 1;
+  const double bound_us = full_us * estimate.clock_bound_frac * p.clock_max_mhz / clock;
+  estimate.latency_us = full_us * cost::stretch(p, estimate.clock_bound_frac, clock);
   estimate.clock_bound_frac = bound_us / estimate.latency_us;
   estimate.energy_mj = scale * modelled_w(clock, temperature) * estimate.latency_us * 1e-3;
 }
@@ -168,7 +178,10 @@ KernelCostModel::~KernelCostModel() = default;
 KernelCostModel::KernelCostModel(KernelCostModel&&) noexcept = default;
 
 const CostShape& KernelCostModel::shape() const { return impl_->shape; }
-const TwinParameters& KernelCostModel::power() const { return impl_->power; }
+const TwinParameters& KernelCostModel::power() const {
+  if (!impl_->power) throw ProfileMiss(impl_->device + ": its profile names no power profile");
+  return *impl_->power;
+}
 const std::string& KernelCostModel::device() const { return impl_->device; }
 
 CostEstimate KernelCostModel::moe_layer(const MoeWork& work_in, const HardwareState* state) const {

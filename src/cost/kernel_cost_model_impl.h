@@ -28,7 +28,7 @@ struct KernelCostModel::Impl {
 
   CostShape shape;
   std::string device;
-  TwinParameters power;
+  std::optional<TwinParameters> power;  // none: energies are 0, and no state changes a time
   std::optional<cost::KernelModel> experts;
   std::optional<cost::KernelModel> linear;
   bool linear_transferred = false;  // measured on another device, whose peaks it refers to

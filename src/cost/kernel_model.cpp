@@ -114,10 +114,11 @@ std::optional<KernelModel::PowerField> KernelModel::make_power() const {
     for (size_t t = 0; t < curve.power_w.size(); ++t) {
       if (!(curve.latency_us[t] >= kLeastPowerUs)) continue;
       const KernelWork work = work_of(curve.shape, load_of(curve.shape, kernel_.tokens[t]), peaks_);
-      residuals(row, static_cast<Eigen::Index>(t)) =
-          std::log(curve.power_w[t] / kernel_power_w(kernel_.power_parameters,
-                                                     kernel_.power_limit_w, work,
-                                                     curve.latency_us[t], peaks_));
+      const double ratio =
+          curve.power_w[t] / kernel_power_w(kernel_.power_parameters, kernel_.power_limit_w, work,
+                                            curve.latency_us[t], peaks_);
+      if (std::abs(ratio - 1) > kernel_.power_outlier_frac) continue;
+      residuals(row, static_cast<Eigen::Index>(t)) = std::log(ratio);
     }
     if (residuals.row(row).array().isNaN().all()) continue;
     points.push_back(point_of(curve.shape));
@@ -216,8 +217,8 @@ void KernelCurve::set_power(KernelReading& out) const {
   out.power_uncertainty_frac = error_or(kernel.unseen_shape_power, kTransferredErrorFrac);
   const auto& power = model_->power();
   if (!power) return;
-  const auto point = std::find(power->curves.begin(), power->curves.end(),
-                               index_.value_or(kernel.curves.size()));
+  const auto point =
+      std::find(power->curves.begin(), power->curves.end(), index_.value_or(kernel.curves.size()));
   const ResidualField::Reading r =
       point != power->curves.end()
           ? power->field.along(static_cast<size_t>(point - power->curves.begin()), out.load.tokens)

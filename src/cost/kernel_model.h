@@ -82,7 +82,8 @@ class KernelModel {
   mutable std::optional<PowerField> power_;
 };
 
-// Where the fit of a kernel's covariance starts, chosen by cross-validation over the shipped tables.
+// Where the fit of a kernel's covariance starts, chosen by cross-validation over the shipped
+// tables.
 Covariance covariance_start(Operation op);
 
 // Rows below this are too short for the tables' power reading (polled every 100 ms through a

@@ -55,7 +55,8 @@ MeasuredCurve read_curve(const ProfileNode& node, const MeasuredKernel& kernel) 
   curve.latency_us = node.positives_or_missing("latency_us");
   if (node.has("power_w")) curve.power_w = node.positives_or_missing("power_w");
   const size_t points = kernel.tokens.size();
-  if (curve.latency_us.size() != points || (!curve.power_w.empty() && curve.power_w.size() != points))
+  if (curve.latency_us.size() != points ||
+      (!curve.power_w.empty() && curve.power_w.size() != points))
     node.fail("latency_us or power_w isn't as long as the kernel's tokens");
   bool any = false;
   for (double x : curve.latency_us) any |= std::isfinite(x);
@@ -90,6 +91,7 @@ MeasuredKernel read_kernel(const ProfileNode& node) {
     kernel.power_limit_w = power.positive("limit_w");
     kernel.power_parameters = {power.positive("idle_w"), power.positive("memory_w"),
                                power.positive("compute_w")};
+    kernel.power_outlier_frac = power.positive("outlier_frac");
   }
   kernel.unseen_shape = read_errors(node, "unseen_shape_error");
   kernel.unseen_tokens = read_errors(node, "unseen_tokens_error");
@@ -124,9 +126,12 @@ Json curve_json(const MeasuredCurve& curve) {
   } else {
     const std::string load =
         s.load_exponent == 0 ? "balanced" : fmt::format("power_law_{}", s.load_exponent);
-    json = {{"hidden_size", s.hidden_size}, {"expert_inter_size", s.inter_size},
-            {"experts", s.experts},         {"top_k", s.top_k},
-            {"moe_tp", s.tp},               {"moe_ep", s.ep},
+    json = {{"hidden_size", s.hidden_size},
+            {"expert_inter_size", s.inter_size},
+            {"experts", s.experts},
+            {"top_k", s.top_k},
+            {"moe_tp", s.tp},
+            {"moe_ep", s.ep},
             {"distribution", load}};
   }
   json["latency_us"] = series(curve.latency_us, 5);
@@ -152,7 +157,8 @@ Json kernel_json(const MeasuredKernel& kernel) {
     json["power"] = {{"limit_w", kernel.power_limit_w},
                      {"idle_w", rounded(kernel.power_parameters[0], 4)},
                      {"memory_w", rounded(kernel.power_parameters[1], 4)},
-                     {"compute_w", rounded(kernel.power_parameters[2], 4)}};
+                     {"compute_w", rounded(kernel.power_parameters[2], 4)},
+                     {"outlier_frac", kernel.power_outlier_frac}};
   add_errors(json, "unseen_shape_error", kernel.unseen_shape);
   add_errors(json, "unseen_tokens_error", kernel.unseen_tokens);
   add_errors(json, "unseen_shape_power_error", kernel.unseen_shape_power);
@@ -220,8 +226,8 @@ const MeasuredKernel& find_kernel(const KernelProfile& profile, Operation op,
   const MeasuredKernel* best = nullptr;
   std::string covered;
   for (const MeasuredKernel& k : profile.kernels) {
-    covered += fmt::format("{}{} {} ({})", covered.empty() ? "" : ", ", name_of(k.op), k.dtype,
-                           k.kernel);
+    covered +=
+        fmt::format("{}{} {} ({})", covered.empty() ? "" : ", ", name_of(k.op), k.dtype, k.kernel);
     if (k.op != op || k.dtype != dtype || (!kernel.empty() && k.kernel != kernel)) continue;
     if (best == nullptr || k.curves.size() > best->curves.size()) best = &k;
   }

@@ -29,10 +29,13 @@ struct MeasuredKernel {
   std::string dtype;      // kernel_shape.h, peaks_of
   RooflineParameters roofline;
   std::vector<double> covariance;        // of the residuals between shapes: kriging.h, parts_of
-  double power_limit_w = 0;             // 0: no power measured
-  std::vector<double> power_parameters;  // kernel_power.h; empty: no power measured
-  HeldOutErrors unseen_shape;            // whole shapes held out
-  HeldOutErrors unseen_tokens;           // one token count of a curve held out
+  double power_limit_w = 0;              // 0: no power measured
+  std::vector<double> power_parameters;  // kernel_model.h, kernel_power_w; empty: no power measured
+  // Readings farther from kernel_power_w (ratio less 1) say nothing of other shapes: the tables'
+  // power is a one-second average that may hold what ran before.
+  double power_outlier_frac = 0.1;
+  HeldOutErrors unseen_shape;   // whole shapes held out
+  HeldOutErrors unseen_tokens;  // one token count of a curve held out
   HeldOutErrors unseen_shape_power;
   std::vector<double> tokens;  // rising
   std::vector<MeasuredCurve> curves;
@@ -52,8 +55,8 @@ KernelProfile read_kernel_profile(const std::filesystem::path& file);
 // Replaces `file` in one step: a curve a line, so that versions can be compared. Throws IoError.
 void write_kernel_profile(const KernelProfile& profile, const std::filesystem::path& file);
 
-// The kernel to use for `op` and `dtype`: the one named, or where `kernel` is empty the one with the
-// most measured curves. Throws ProfileMiss listing what there is.
+// The kernel to use for `op` and `dtype`: the one named, or where `kernel` is empty the one with
+// the most measured curves. Throws ProfileMiss listing what there is.
 const MeasuredKernel& find_kernel(const KernelProfile& profile, Operation op,
                                   const std::string& dtype, const std::string& kernel);
 

@@ -93,12 +93,9 @@ int projections_of(const KernelShape& s) {
 std::vector<double> features_of(const KernelShape& s) {
   if (s.op == Operation::kLinear)
     return {log2_of(s.hidden_size), log2_of(s.inter_size), alignment(s.inter_size)};
-  return {log2_of(s.hidden_size),
-          log2_of(s.local_inter()),
-          log2_of(s.top_k),
-          log2_of(s.local_experts()),
-          log2_of(s.ep),
-          alignment(s.local_inter()),
+  return {log2_of(s.hidden_size), log2_of(s.local_inter()),
+          log2_of(s.top_k),       log2_of(s.local_experts()),
+          log2_of(s.ep),          alignment(s.local_inter()),
           s.load_exponent};
 }
 
@@ -139,10 +136,10 @@ KernelWork work_of(const KernelShape& s, const KernelLoad& load, const KernelPea
     return {peaks.weight_bytes * hidden * inter + kActivationBytes * load.tokens * (hidden + inter),
             2 * hidden * inter * load.tokens};
   const double params = projections_of(s) * hidden * inter;
-  const double activations = kActivationBytes * (load.tokens * hidden +
-                                                 load.assignments * (2 * hidden + projections_of(s) * inter));
-  return {load.distinct * params * peaks.weight_bytes + activations,
-          2 * params * load.assignments};
+  const double activations =
+      kActivationBytes *
+      (load.tokens * hidden + load.assignments * (2 * hidden + projections_of(s) * inter));
+  return {load.distinct * params * peaks.weight_bytes + activations, 2 * params * load.assignments};
 }
 
 RooflineTime roofline(const KernelShape& s, const KernelLoad& load, const KernelPeaks& peaks,
@@ -153,9 +150,9 @@ RooflineTime roofline(const KernelShape& s, const KernelLoad& load, const Kernel
   const double matrices = experts ? projections_of(s) : 1;
   const double weights = load.distinct * matrices * hidden * inter * peaks.weight_bytes;
   const double activations =
-      kActivationBytes * (load.tokens * hidden +
-                          (experts ? load.assignments * (2 * hidden + matrices * inter)
-                                   : load.tokens * inter));
+      kActivationBytes *
+      (load.tokens * hidden +
+       (experts ? load.assignments * (2 * hidden + matrices * inter) : load.tokens * inter));
   const double padded = std::ceil(inter / kPadInter) * kPadInter;
   const double per_row = 2 * matrices * hidden * padded / peaks.flops_per_us;
   const double choices = load.tokens * s.top_k;

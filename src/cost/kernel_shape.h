@@ -15,8 +15,8 @@ const char* name_of(Operation op);
 // permutation and combine; kLinear: [tokens, k] times [k, n].
 struct KernelShape {
   Operation op = Operation::kExperts;
-  int64_t hidden_size = 0;  // kLinear: k
-  int64_t inter_size = 0;   // of a whole expert, before tp; kLinear: n
+  int64_t hidden_size = 0;     // kLinear: k
+  int64_t inter_size = 0;      // of a whole expert, before tp; kLinear: n
   int experts = 1, top_k = 1;  // of the whole layer
   int tp = 1, ep = 1;
   double load_exponent = 0;  // moe_load.h
@@ -53,12 +53,14 @@ RooflineParameters roofline_start();
 
 // Time of one operation by its parts, microseconds.
 struct RooflineTime {
-  double launch_us = 0;   // starting kernels, routing and permutation: grows with neither bytes nor FLOPs
+  double launch_us =
+      0;  // starting kernels, routing and permutation: grows with neither bytes nor FLOPs
   double memory_us = 0;   // weights and activations at the attained bandwidth
   double compute_us = 0;  // tiles at the attained matrix rate
   double chain_us = 0;    // one tile's own chain of loads and products, however few there are
   double total_us = 0;    // launch + a smooth maximum of the other three
-  double memory_share = 0;  // d log(total) / d log(memory): the part of the total that the memory sets
+  double memory_share =
+      0;  // d log(total) / d log(memory): the part of the total that the memory sets
 };
 // The work behind it, for energy.
 struct KernelWork {

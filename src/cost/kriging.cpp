@@ -111,13 +111,12 @@ Kriging::Prediction Kriging::without(size_t i) const {
   out.deviation = std::sqrt(1 / precision);
   for (Eigen::Index j = 0; j < features_.cols(); ++j)
     if (j != row)
-      out.nearest =
-          std::max(out.nearest, smooth_of(features_.col(row), static_cast<size_t>(j)));
+      out.nearest = std::max(out.nearest, smooth_of(features_.col(row), static_cast<size_t>(j)));
   return out;
 }
 
-// The same for a group: its residuals are the inverse of its block of the precision matrix times the
-// weighted values.
+// The same for a group: its residuals are the inverse of its block of the precision matrix times
+// the weighted values.
 Eigen::MatrixXd Kriging::without(const std::vector<size_t>& group) const {
   const auto size = static_cast<Eigen::Index>(group.size());
   Eigen::MatrixXd block(size, size), weighted(size, values_.cols()), values(size, values_.cols());

@@ -7,15 +7,16 @@
 namespace thermoe::cost {
 
 // The covariance of two points: smooth locally, with a linear trend, and alike within a family.
-//   near^2 exp(-1/2 sum ((a_i - b_i) / length_i)^2) + trend^2 (1 + a.b / 9) + family^2 [same family]
+//   near^2 exp(-1/2 sum ((a_i - b_i) / length_i)^2) + trend^2 (1 + a.b / 9) + family^2 [same
+//   family]
 struct Covariance {
   std::vector<double> length;  // one per feature
   double near = 0.25, trend = 0.1, family = 0.05;
   double noise = 0.04;  // standard deviation of what no feature explains
 };
 
-// Its adjustable parts in one list, for fitting and for files: the lengths, then near, trend, family,
-// noise.
+// Its adjustable parts in one list, for fitting and for files: the lengths, then near, trend,
+// family, noise.
 std::vector<double> parts_of(const Covariance& covariance);
 Covariance covariance_from(const std::vector<double>& parts);
 

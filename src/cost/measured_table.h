@@ -19,8 +19,8 @@ struct MeasuredRow {
 
 // The columns, in any order: framework, version, device, op_name (moe or gemm), kernel_source,
 // latency (ms), power and power_limit (W, optional); for moe moe_dtype, num_tokens, hidden_size,
-// inter_size, topk, num_experts, moe_tp_size, moe_ep_size, distribution; for gemm gemm_dtype, m, n, k.
-// Throws IoError naming the file, the line and the column.
+// inter_size, topk, num_experts, moe_tp_size, moe_ep_size, distribution; for gemm gemm_dtype, m, n,
+// k. Throws IoError naming the file, the line and the column.
 std::vector<MeasuredRow> read_measured_table(const std::filesystem::path& file);
 
 }  // namespace thermoe::cost

@@ -13,8 +13,8 @@ namespace {
 
 constexpr double kActivationBytes = 2;  // bf16
 // Assumptions for what no table covers (docs/cost-model.md): the share of the memory's peak that
-// streaming reaches, of the matrix peak that attention does in prefill, and the time that starting a
-// kernel costs inside a CUDA graph.
+// streaming reaches, of the matrix peak that attention does in prefill, and the time that starting
+// a kernel costs inside a CUDA graph.
 constexpr double kStreamEfficiency = 0.85;
 constexpr double kAttentionEfficiency = 0.6;
 constexpr double kKernelStartUs = 2;
@@ -24,7 +24,8 @@ constexpr double kOtherDeviceErrorFrac = 0.15;
 
 void require(bool holds, const char* what) {
   if (!holds)
-    throw InvalidArgument(fmt::format("{} must be positive and finite, and divide where split", what));
+    throw InvalidArgument(
+        fmt::format("{} must be positive and finite, and divide where split", what));
 }
 
 bool positive(double x) { return std::isfinite(x) && x > 0; }
@@ -67,11 +68,16 @@ void add(CostEstimate& sum, const CostEstimate& part, double times) {
 }
 
 CostEstimate KernelCostModel::experts(const ExpertsQuery& q, const HardwareState* state) const {
-  require(q.hidden_size > 0 && q.expert_inter_size > 0 && q.tp > 0 &&
-              q.expert_inter_size % q.tp == 0,
-          "experts: hidden_size, expert_inter_size and tp");
-  const cost::KernelShape shape{cost::Operation::kExperts, q.hidden_size, q.expert_inter_size,
-                                q.experts, q.top_k, q.tp, q.ep,
+  require(
+      q.hidden_size > 0 && q.expert_inter_size > 0 && q.tp > 0 && q.expert_inter_size % q.tp == 0,
+      "experts: hidden_size, expert_inter_size and tp");
+  const cost::KernelShape shape{cost::Operation::kExperts,
+                                q.hidden_size,
+                                q.expert_inter_size,
+                                q.experts,
+                                q.top_k,
+                                q.tp,
+                                q.ep,
                                 cost::load_exponent(q.distribution)};
   return impl_->estimate_of(impl_->experts->curve(shape).at(q.tokens), state);
 }
@@ -96,23 +102,22 @@ CostEstimate KernelCostModel::linear(const LinearQuery& q, const HardwareState* 
 }
 
 CostEstimate KernelCostModel::attention(const AttentionQuery& q, const HardwareState* state) const {
-  require(positive(q.sequences) && positive(q.query_tokens) && positive(q.context_tokens) &&
-              q.context_tokens >= q.query_tokens && q.heads > 0 && q.kv_heads > 0 &&
-              q.heads % q.kv_heads == 0 && q.head_dim > 0 && positive(q.kv_bytes_per_value),
-          "attention: sequences, query_tokens (at most context_tokens), heads, kv_heads and head_dim");
+  require(
+      positive(q.sequences) && positive(q.query_tokens) && positive(q.context_tokens) &&
+          q.context_tokens >= q.query_tokens && q.heads > 0 && q.kv_heads > 0 &&
+          q.heads % q.kv_heads == 0 && q.head_dim > 0 && positive(q.kv_bytes_per_value),
+      "attention: sequences, query_tokens (at most context_tokens), heads, kv_heads and head_dim");
   const double dim = static_cast<double>(q.head_dim);
   const double width = static_cast<double>(q.heads) * dim;
   const double kv_width = static_cast<double>(q.kv_heads) * dim;
   // Causal: query token i of n sees all but the n - i after it.
-  const double pairs =
-      q.sequences * q.query_tokens * (q.context_tokens - (q.query_tokens - 1) / 2);
+  const double pairs = q.sequences * q.query_tokens * (q.context_tokens - (q.query_tokens - 1) / 2);
   const double bytes = q.sequences * q.context_tokens * 2 * kv_width * q.kv_bytes_per_value +
                        q.sequences * q.query_tokens * 2 * width * kActivationBytes;
   const double flops = 4 * pairs * width;
-  const TwinParameters& p = impl_->power;
-  CostEstimate e =
-      from_roofline(kKernelStartUs, bytes / (kStreamEfficiency * p.memory_bytes_per_s) * 1e6,
-                    flops / (kAttentionEfficiency * p.tensor_flops_per_s) * 1e6, bytes, flops);
+  const cost::KernelPeaks& peaks = impl_->own_peaks;
+  CostEstimate e = from_roofline(kKernelStartUs, bytes / (kStreamEfficiency * peaks.bytes_per_us),
+                                 flops / (kAttentionEfficiency * peaks.flops_per_us), bytes, flops);
   impl_->finish(e, state);
   return e;
 }
@@ -124,8 +129,7 @@ CostEstimate KernelCostModel::elementwise(const ElementwiseQuery& q,
   const double bytes = q.tokens * static_cast<double>(q.width) * kActivationBytes *
                        static_cast<double>(q.reads + q.writes);
   CostEstimate e = from_roofline(
-      kKernelStartUs, bytes / (kStreamEfficiency * impl_->power.memory_bytes_per_s) * 1e6, 0,
-      bytes, 0);
+      kKernelStartUs, bytes / (kStreamEfficiency * impl_->own_peaks.bytes_per_us), 0, bytes, 0);
   impl_->finish(e, state);
   return e;
 }
@@ -139,9 +143,9 @@ CostEstimate KernelCostModel::dense_step(double tokens, const HardwareState* sta
     if (impl_->linear) return linear({std::max(tokens, 1.0), inputs, outputs}, state);
     const double bytes = kActivationBytes * static_cast<double>(inputs * outputs);
     const double flops = 2 * static_cast<double>(inputs * outputs) * tokens;
-    CostEstimate e = from_roofline(
-        kKernelStartUs, bytes / (kStreamEfficiency * impl_->power.memory_bytes_per_s) * 1e6,
-        flops / impl_->power.tensor_flops_per_s * 1e6, bytes, flops);
+    CostEstimate e =
+        from_roofline(kKernelStartUs, bytes / (kStreamEfficiency * impl_->own_peaks.bytes_per_us),
+                      flops / impl_->own_peaks.flops_per_us, bytes, flops);
     impl_->finish(e, state);
     return e;
   };
@@ -160,8 +164,9 @@ CostEstimate KernelCostModel::dense_step(double tokens, const HardwareState* sta
     add(layer, product(s.shared_inter_size, s.hidden_size));
   }
   if (context_tokens > 0)
-    add(layer, attention({tokens, 1, std::max(context_tokens, 1.0), s.heads, s.kv_heads, s.head_dim},
-                         state));
+    add(layer,
+        attention({tokens, 1, std::max(context_tokens, 1.0), s.heads, s.kv_heads, s.head_dim},
+                  state));
   CostEstimate step;
   add(step, layer, s.layers);
   add(step, product(s.hidden_size, s.vocabulary));

@@ -22,6 +22,7 @@ constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 constexpr size_t kLeastShapesHeldOut = 8;
 constexpr size_t kCurvesForCovariance = 240;
 constexpr size_t kLeastCurvesForCovariance = 30;
+constexpr double kPowerOutliers[] = {0.05, 0.1, 0.2, 10};
 constexpr double kCovarianceSteps[] = {2, 1.5};
 
 // Orders shapes so that a file's curves stand together by model, then by split and load.
@@ -100,21 +101,87 @@ std::vector<Sample> samples_of(const MeasuredKernel& kernel) {
     for (size_t t = 0; t < kernel.tokens.size(); ++t)
       if (std::isfinite(curve.latency_us[t]))
         samples.push_back({&curve.shape, load_of(curve.shape, kernel.tokens[t]),
-                           curve.latency_us[t], curve.power_w.empty() ? kMissing : curve.power_w[t]});
+                           curve.latency_us[t],
+                           curve.power_w.empty() ? kMissing : curve.power_w[t]});
   return samples;
 }
 
 void fit_roofline(MeasuredKernel& kernel, const std::vector<Sample>& samples,
                   const KernelPeaks& peaks) {
-  kernel.roofline = fit_robust(
-      roofline_start(), static_cast<Eigen::Index>(samples.size()),
-      [&](const std::vector<double>& p, Eigen::VectorXd& out) {
-        for (size_t i = 0; i < samples.size(); ++i) {
-          const Sample& s = samples[i];
-          out(static_cast<Eigen::Index>(i)) =
-              std::log(roofline(*s.shape, s.load, peaks, p).total_us / s.latency_us);
-        }
-      });
+  kernel.roofline =
+      fit_robust(roofline_start(), static_cast<Eigen::Index>(samples.size()),
+                 [&](const std::vector<double>& p, Eigen::VectorXd& out) {
+                   for (size_t i = 0; i < samples.size(); ++i) {
+                     const Sample& s = samples[i];
+                     out(static_cast<Eigen::Index>(i)) =
+                         std::log(roofline(*s.shape, s.load, peaks, p).total_us / s.latency_us);
+                   }
+                 });
+}
+
+// Which fold each curve is held out in: whole shapes, all their loads together.
+std::vector<int> folds_of(const MeasuredKernel& kernel, int folds) {
+  std::map<KernelShape, int, ShapeLess> of;
+  for (const MeasuredCurve& curve : kernel.curves) {
+    KernelShape shape = curve.shape;
+    shape.load_exponent = 0;
+    of.emplace(shape, 0);
+  }
+  std::vector<int> order(of.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::mt19937_64 random(1);
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random() % i]);
+  size_t next = 0;
+  for (auto& [shape, fold] : of) fold = order[next++] % folds;
+  std::vector<int> out;
+  for (const MeasuredCurve& curve : kernel.curves) {
+    KernelShape shape = curve.shape;
+    shape.load_exponent = 0;
+    out.push_back(of.at(shape));
+  }
+  return out;
+}
+
+// Absolute relative errors of the power where a measured curve's can be trusted.
+void add_power_errors(const KernelCurve& curve, const MeasuredCurve& measured,
+                      const std::vector<double>& tokens, std::vector<double>& errors) {
+  for (size_t t = 0; t < measured.power_w.size(); ++t) {
+    if (!(measured.latency_us[t] >= kLeastPowerUs) || !std::isfinite(measured.power_w[t])) continue;
+    const double power_w = curve.at(tokens[t]).power_w;
+    if (power_w > 0) errors.push_back(std::abs(power_w / measured.power_w[t] - 1));
+  }
+}
+
+// Median error of the power of curves that the others predict.
+double unseen_power_error(const MeasuredKernel& kernel, const KernelPeaks& peaks) {
+  const std::vector<int> fold = folds_of(kernel, 2);
+  std::vector<double> errors;
+  for (int f = 0; f < 2; ++f) {
+    MeasuredKernel rest = kernel;
+    rest.curves.clear();
+    for (size_t i = 0; i < fold.size(); ++i)
+      if (fold[i] != f) rest.curves.push_back(kernel.curves[i]);
+    if (rest.curves.empty()) continue;
+    const KernelModel model(std::move(rest), peaks);
+    for (size_t i = 0; i < fold.size(); ++i)
+      if (fold[i] == f)
+        add_power_errors(model.curve(kernel.curves[i].shape), kernel.curves[i], kernel.tokens,
+                         errors);
+  }
+  return errors.empty() ? 0 : median_of(std::move(errors));
+}
+
+// Some tables' readings are far off in a quarter of the rows, others' nowhere: which it is shows in
+// how well the rest predicts.
+void choose_power_outliers(MeasuredKernel& kernel, const KernelPeaks& peaks) {
+  double best = std::numeric_limits<double>::infinity(), chosen = kPowerOutliers[0];
+  for (double frac : kPowerOutliers) {
+    kernel.power_outlier_frac = frac;
+    const double error = unseen_power_error(kernel, peaks);
+    if (error < best) chosen = frac;
+    best = std::min(best, error);
+  }
+  kernel.power_outlier_frac = chosen;
 }
 
 void fit_power(MeasuredKernel& kernel, const std::vector<Sample>& samples,
@@ -125,17 +192,18 @@ void fit_power(MeasuredKernel& kernel, const std::vector<Sample>& samples,
     if (s.latency_us >= kLeastPowerUs && std::isfinite(s.power_w)) sure.push_back(&s);
   if (sure.empty()) return;
   const double limit = kernel.power_limit_w;
-  kernel.power_parameters = fit_robust(
-      {0.25 * limit, 0.5 * limit, 0.8 * limit}, static_cast<Eigen::Index>(sure.size()),
-      [&](const std::vector<double>& p, Eigen::VectorXd& out) {
-        for (size_t i = 0; i < sure.size(); ++i) {
-          const Sample& s = *sure[i];
-          const double watts =
-              kernel_power_w(p, limit, work_of(*s.shape, s.load, peaks), s.latency_us, peaks);
-          out(static_cast<Eigen::Index>(i)) = std::log(watts / s.power_w);
-        }
-      },
-      {.scale = 0.05, .prior_weight = 1, .most_factor = 10});
+  kernel.power_parameters =
+      fit_robust({0.25 * limit, 0.5 * limit, 0.8 * limit}, static_cast<Eigen::Index>(sure.size()),
+                 [&](const std::vector<double>& p, Eigen::VectorXd& out) {
+                   for (size_t i = 0; i < sure.size(); ++i) {
+                     const Sample& s = *sure[i];
+                     const double watts = kernel_power_w(p, limit, work_of(*s.shape, s.load, peaks),
+                                                         s.latency_us, peaks);
+                     out(static_cast<Eigen::Index>(i)) = std::log(watts / s.power_w);
+                   }
+                 },
+                 {.scale = 0.02, .prior_weight = 1, .most_factor = 10});
+  choose_power_outliers(kernel, peaks);
 }
 
 // Of many curves one per shape, under one load after the other, so that choosing a covariance takes
@@ -155,8 +223,8 @@ MeasuredKernel thinned(const MeasuredKernel& kernel) {
   return out;
 }
 
-// Coordinate descent: each part is tried larger and smaller, and kept where shapes that were left out
-// are predicted better.
+// Coordinate descent: each part is tried larger and smaller, and kept where shapes that were left
+// out are predicted better.
 void fit_covariance(MeasuredKernel& kernel, const KernelPeaks& peaks) {
   kernel.covariance = parts_of(covariance_start(kernel.op));
   if (kernel.curves.size() < kLeastCurvesForCovariance) return;
@@ -185,29 +253,6 @@ void fit_kernel(MeasuredKernel& kernel, const KernelPeaks& peaks) {
   fit_power(kernel, samples, peaks);
 }
 
-// Which fold each curve is held out in: whole shapes, all their loads together.
-std::vector<int> folds_of(const MeasuredKernel& kernel, int folds) {
-  std::map<KernelShape, int, ShapeLess> of;
-  for (const MeasuredCurve& curve : kernel.curves) {
-    KernelShape shape = curve.shape;
-    shape.load_exponent = 0;
-    of.emplace(shape, 0);
-  }
-  std::vector<int> order(of.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::mt19937_64 random(1);
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random() % i]);
-  size_t next = 0;
-  for (auto& [shape, fold] : of) fold = order[next++] % folds;
-  std::vector<int> out;
-  for (const MeasuredCurve& curve : kernel.curves) {
-    KernelShape shape = curve.shape;
-    shape.load_exponent = 0;
-    out.push_back(of.at(shape));
-  }
-  return out;
-}
-
 void hold_out_shapes(MeasuredKernel& kernel, const KernelPeaks& peaks, int folds) {
   const std::vector<int> fold = folds_of(kernel, folds);
   std::vector<double> latency, power;
@@ -224,12 +269,9 @@ void hold_out_shapes(MeasuredKernel& kernel, const KernelPeaks& peaks, int folds
       const KernelCurve curve = model.curve(held.shape);
       for (size_t t = 0; t < kernel.tokens.size(); ++t) {
         if (!std::isfinite(held.latency_us[t])) continue;
-        const KernelReading reading = curve.at(kernel.tokens[t]);
-        latency.push_back(std::abs(reading.latency_us / held.latency_us[t] - 1));
-        const bool sure = !held.power_w.empty() && held.latency_us[t] >= kLeastPowerUs &&
-                          std::isfinite(held.power_w[t]) && reading.power_w > 0;
-        if (sure) power.push_back(std::abs(reading.power_w / held.power_w[t] - 1));
+        latency.push_back(std::abs(curve.at(kernel.tokens[t]).latency_us / held.latency_us[t] - 1));
       }
+      add_power_errors(curve, held, kernel.tokens, power);
     }
   }
   kernel.unseen_shape = errors_of(std::move(latency));
@@ -253,7 +295,8 @@ void hold_out_tokens(MeasuredKernel& kernel, const KernelPeaks& peaks) {
 KernelProfile fit_profile(const std::vector<MeasuredRow>& rows,
                           const ProfileFitSettings& settings) {
   if (rows.empty()) throw InvalidArgument("fit_profile: no rows");
-  std::map<std::tuple<Operation, std::string, std::string>, std::vector<const MeasuredRow*>> kernels;
+  std::map<std::tuple<Operation, std::string, std::string>, std::vector<const MeasuredRow*>>
+      kernels;
   for (const MeasuredRow& row : rows) {
     if (row.device != rows.front().device)
       throw InvalidArgument(fmt::format("rows of two devices, \"{}\" and \"{}\"; fit one at a time",

@@ -66,8 +66,8 @@ Eigen::MatrixXd ResidualField::filled_residuals() const {
         continue;
       }
       const size_t i = segment(log_grid_, known, x);
-      filled(r, c) =
-          line(x, log_grid_[known[i]], value(known[i]), log_grid_[known[i + 1]], value(known[i + 1]));
+      filled(r, c) = line(x, log_grid_[known[i]], value(known[i]), log_grid_[known[i + 1]],
+                          value(known[i + 1]));
     }
   }
   return filled;
@@ -110,7 +110,7 @@ ResidualField::Reading ResidualField::interpolate(size_t point, double tokens,
       reading.exact = true;
       return reading;
     }
-  const bool low = tokens < grid_[known.front()], high = tokens > grid_[known.back()];
+  const bool low = tokens<grid_[known.front()], high = tokens> grid_[known.back()];
   if (low || high) {
     reading.beyond = true;
     reading.value = value(low ? known.front() : known.back());
@@ -121,9 +121,9 @@ ResidualField::Reading ResidualField::interpolate(size_t point, double tokens,
   const auto between = [&](double at_a, double at_b) {
     return line(x, log_grid_[a], at_a, log_grid_[b], at_b);
   };
-  reading.value = between(value(a), value(b)) + prior_at(point, x) -
-                  between(prior_(row, static_cast<Eigen::Index>(a)),
-                          prior_(row, static_cast<Eigen::Index>(b)));
+  reading.value =
+      between(value(a), value(b)) + prior_at(point, x) -
+      between(prior_(row, static_cast<Eigen::Index>(a)), prior_(row, static_cast<Eigen::Index>(b)));
   return reading;
 }
 
@@ -147,9 +147,9 @@ ResidualField::Reading ResidualField::read(const Kriging::Prediction& prediction
   size_t i = 0;
   while (i + 2 < grid_.size() && grid_[i + 1] <= clamped) ++i;
   const auto at = [&](size_t j) { return prediction.value(static_cast<Eigen::Index>(j)); };
-  reading.value = grid_.size() == 1 ? at(0)
-                                    : line(std::log2(clamped), log_grid_[i], at(i),
-                                           log_grid_[i + 1], at(i + 1));
+  reading.value = grid_.size() == 1
+                      ? at(0)
+                      : line(std::log2(clamped), log_grid_[i], at(i), log_grid_[i + 1], at(i + 1));
   return reading;
 }
 

@@ -12,17 +12,17 @@ namespace thermoe::cost {
 // Immutable after construction.
 class ResidualField {
  public:
-  // grid: rising token counts; residuals: a row per point, NaN where not measured (at least one value
-  // a row).
+  // grid: rising token counts; residuals: a row per point, NaN where not measured (at least one
+  // value a row).
   ResidualField(std::vector<double> grid, const std::vector<KrigingPoint>& points,
                 const Eigen::MatrixXd& residuals, const Covariance& covariance);
 
   struct Reading {
     double value = 0;
-    double deviation = 0;      // one standard deviation of the value
-    bool exact = false;        // measured at these tokens
-    bool beyond = false;       // outside the range of tokens
-    double nearest = 1;        // correlation of the nearest measured shape, 0 to 1
+    double deviation = 0;  // one standard deviation of the value
+    bool exact = false;    // measured at these tokens
+    bool beyond = false;   // outside the range of tokens
+    double nearest = 1;    // correlation of the nearest measured shape, 0 to 1
   };
   // Along the curve of a measured point.
   Reading along(size_t point, double tokens) const;
@@ -33,7 +33,8 @@ class ResidualField {
   Reading read(const Kriging::Prediction& prediction, double tokens) const;
   // Median over the points of the deviation with which the others predict it.
   double deviation() const { return deviation_; }
-  // Mean absolute residual where each group of points (indices) is predicted by the points outside it.
+  // Mean absolute residual where each group of points (indices) is predicted by the points outside
+  // it.
   double held_out_error(const std::vector<std::vector<size_t>>& groups) const;
   const std::vector<double>& grid() const { return grid_; }
 

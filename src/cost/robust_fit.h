@@ -8,8 +8,9 @@
 namespace thermoe::cost {
 
 struct RobustFitSettings {
-  double scale = 0.1;       // residuals well above it count linearly, not squared (soft L1)
-  double prior_weight = 1;  // pull of each parameter's logarithm to its start, in residuals of `scale`
+  double scale = 0.1;  // residuals well above it count linearly, not squared (soft L1)
+  double prior_weight =
+      1;  // pull of each parameter's logarithm to its start, in residuals of `scale`
   double most_factor = 1e3;  // a parameter stays within this factor of its start
 };
 
