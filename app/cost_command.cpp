@@ -12,6 +12,7 @@
 #include "paths.h"
 #include "table.h"
 #include "table_errors.h"
+#include "table_plot.h"
 #include "thermoe/digital_twin.h"
 #include "thermoe/error.h"
 #include "thermoe/kernel_cost_model.h"
@@ -20,7 +21,7 @@ namespace thermoe::app {
 namespace {
 
 struct CostOptions {
-  std::string profile, csv, json, operation = "experts", shape;
+  std::string profile, csv, plot, json, operation = "experts", shape;
   KernelChoice choice;
   std::vector<double> tokens = {1, 16, 256, 4096};
   ExpertsQuery experts;
@@ -76,6 +77,8 @@ void run_table(const CostOptions& options) {
     json.update(to_json(errors));
     write_file(options.json, json.dump(2) + "\n");
   }
+  if (!options.plot.empty())
+    write_file(options.plot, plot_of(errors, profile.device + ": measured and predicted"));
   if (options.json != "-") fmt::print("{}", to_table(errors));
 }
 
@@ -222,6 +225,8 @@ void add_cost_command(CLI::App& program) {
                       "the table's device");
   command->add_option("--csv", o->csv,
                       "a table of measured kernels (docs/cost-model.md; may be gzip-compressed)");
+  command->add_option("--plot", o->plot,
+                      "with --csv: draw typical and bad shapes of each kernel into this SVG");
   command->add_option("--op", o->operation)
       ->description("experts, linear, attention, elementwise or dense-step (all but the experts)")
       ->check(CLI::IsMember({"experts", "linear", "attention", "elementwise", "dense-step"}))
