@@ -10,6 +10,23 @@
 namespace thermoe::nvml {
 namespace {
 
+// Of a field asked alone, three times in all: at each sample.
+constexpr double kLearningShare = 1.0;
+
+// A call's time, into the pace of what was asked.
+class CallTimer {
+ public:
+  void charge(Pace& pace) const {
+    const auto cpu_s = 1e-9 * static_cast<double>(thread_cpu_ns() - cpu_ns_);
+    pace.done(begin_s_, monotonic_s() - begin_s_, cpu_s);
+  }
+  double begin_s() const { return begin_s_; }
+
+ private:
+  double begin_s_ = monotonic_s();
+  int64_t cpu_ns_ = thread_cpu_ns();
+};
+
 constexpr double kPerMilli = 1e-3;  // NVML's mW and mJ; we keep W, and mJ as they are
 constexpr double kPerNano = 1e-9;   // NVML's ns; we keep s
 
@@ -56,7 +73,14 @@ struct Reader::Field {
   std::optional<double> HardwareState::*member;
   unsigned id;
   double unit;
-  bool counter;  // need not be read each time
+  bool counter;  // misses nothing where it is read less often
+};
+
+// Fields asked for in one call.
+struct Reader::Batch {
+  std::array<const Field*, kFieldQueries> fields{};
+  int count = 0;
+  void add(const Field& field) { fields[count++] = &field; }
 };
 
 // In Query's order.
@@ -83,8 +107,34 @@ constexpr std::array<Reader::Field, Reader::kFieldQueries> Reader::kFields{{
      kFieldThrottledReliability, kPerNano, true},
 }};
 
+// The readings that are no fields.
+struct Reader::Asked {
+  Query query;
+  Reading reading;
+};
+constexpr std::array<Reader::Asked, 12> Reader::kOthers{{
+    {kEnergy, Reading::kEnergy},
+    {kPowerUsage, Reading::kPowerAverage},
+    {kPowerLimit, Reading::kPowerLimit},
+    {kSmClock, Reading::kSmClock},
+    {kMemClock, Reading::kMemClock},
+    {kSmClockMax, Reading::kSmClockMax},
+    {kTemperature, Reading::kTemperature},
+    {kMargin, Reading::kTemperatureLimit},
+    {kEventReasons, Reading::kThrottleReasons},
+    {kActivity, Reading::kSmActive},
+    {kActivity, Reading::kTensorActive},
+    {kActivity, Reading::kDramActive},
+}};
+
 Reader::Reader(const Library& library, Device device)
-    : api_(library.api()), device_(device), gpm_(api_, device, monotonic_s()) {
+    : api_(library.api()),
+      device_(device),
+      paces_(kQueries, Pace(kOtherShare)),
+      gpm_(api_, device, monotonic_s()) {
+  for (const Field& field : kFields) paces_[field.query] = Pace(kLearningShare);
+  paces_[kEnergy] = Pace(kEnergyShare);
+  paces_[kActivity] = Pace(kActivityShare, kActivityIntervalS);
   note(kActivity, gpm_.result());
   unsigned mhz = 0;
   if (ask(kSmClockMax, api_.max_clock_info, kClockSm, &mhz)) sm_clock_max_mhz_ = mhz;
@@ -106,11 +156,32 @@ bool Reader::ask(Query query, Function* function, Arguments... arguments) {
 }
 
 void Reader::note(Query query, Return result) {
+  asked_ = true;
   if (means_lost(result)) lost_ = true;
   if (result == kSuccess) answered_ = true;
   outcome_[query] = result == kSuccess          ? Validity::kValid
                     : means_unsupported(result) ? Validity::kUnsupported
                                                 : Validity::kError;
+}
+
+template <typename Value, typename Call>
+std::optional<Value> Reader::newest(Query query, Held<Value>& held, Call call) {
+  const CallTimer timer;
+  if (!lost_ && outcome_[query] != Validity::kUnsupported && paces_[query].due(timer.begin_s())) {
+    held = {call(), monotonic_s()};
+    timer.charge(paces_[query]);
+  }
+  return held.value;
+}
+
+template <typename Number, typename Function, typename... Arguments>
+std::optional<double> Reader::newest_number(Query query, Function* function,
+                                            Arguments... arguments) {
+  return newest(query, numbers_[query], [&]() -> std::optional<double> {
+    Number number = 0;
+    if (!ask(query, function, arguments..., &number)) return std::nullopt;
+    return static_cast<double>(number);
+  });
 }
 
 std::optional<double> Reader::threshold_c(int which) {
@@ -123,17 +194,22 @@ std::optional<double> Reader::threshold_c(int which) {
 
 HardwareState Reader::read() {
   HardwareState state;
-  answered_ = false;
+  asked_ = answered_ = false;
   // The slow ones first, so that time_s is that of the others.
-  read_fields(state);
+  state.energy_mj = newest_number<unsigned long long>(kEnergy, api_.total_energy);
   read_activity(state);
+  read_fields(state);
   read_power(state);
-  read_clocks(state);
+  state.sm_clock_mhz = newest_number<unsigned>(kSmClock, api_.clock_info, kClockSm);
+  state.mem_clock_mhz = newest_number<unsigned>(kMemClock, api_.clock_info, kClockMem);
   read_temperature(state);
-  unsigned long long mask = 0;
-  if (ask(kEventReasons, api_.clocks_event_reasons, &mask)) state.throttle_reasons = mask;
+  state.throttle_reasons = newest(kEventReasons, reasons_, [&] {
+    unsigned long long mask = 0;
+    const bool known = ask(kEventReasons, api_.clocks_event_reasons, &mask);
+    return known ? std::optional(mask) : std::nullopt;
+  });
   // Values of an earlier time alone are no answer.
-  if (lost_ || !answered_ || !has_any_reading(state)) return HardwareState{};
+  if (lost_ || (asked_ && !answered_) || !has_any_reading(state)) return HardwareState{};
   state.time_s = monotonic_s();
   state.sm_clock_max_mhz = sm_clock_max_mhz_;
   if (temperature_limit_c_) state.temperature_limit_c = temperature_limit_c_;
@@ -143,59 +219,77 @@ HardwareState Reader::read() {
   return state;
 }
 
-void Reader::read_fields(HardwareState& state) {
-  ask_fields();
-  for (const Field& field : kFields)
-    if (fields_[field.query].value) state.*field.member = fields_[field.query].value;
-}
-
-bool Reader::wanted(const Field& field, bool counters_due) const {
-  if (outcome_[field.query] == Validity::kUnsupported || (field.counter && !counters_due))
-    return false;
+bool Reader::wanted(const Field& field) const {
+  if (outcome_[field.query] == Validity::kUnsupported) return false;
   // The same counter under its older name.
   return field.query != kThrottledThermalOld ||
          outcome_[kThrottledThermal] == Validity::kUnsupported;
 }
 
-// One batch: a call costs far more than a field (some 3 ms on an idle H100).
-void Reader::ask_fields() {
-  const double begin_s = monotonic_s();
-  const bool counters_due = counter_pace_.due(begin_s);
-  std::array<FieldValue, kFieldQueries> values{};
-  std::array<const Field*, kFieldQueries> asked{};
-  int count = 0;
-  unsigned newest_id = 0;
+// The quick fields in one call, the slow ones in another: one slow field makes a call slow. A
+// field is asked alone until it is known which it is.
+void Reader::read_fields(HardwareState& state) {
+  Batch quick, slow;
   for (const Field& field : kFields) {
-    if (!wanted(field, counters_due)) continue;
-    newest_id = std::max(newest_id, field.id);
-    values[count].field_id = field.id;
-    values[count].result = kErrorUnknown;  // should the driver leave it out
-    asked[count++] = &field;
+    if (!wanted(field)) continue;
+    Pace& own = paces_[field.query];
+    if (own.known()) {
+      (own.slow() ? slow : quick).add(field);
+    } else {
+      Batch alone;
+      alone.add(field);
+      ask_batch(alone, own);
+    }
   }
-  if (count == 0 || lost_) return;
+  ask_batch(slow, slow_fields_);
+  ask_batch(quick, quick_fields_);
+  // What they were is no longer so.
+  if (slow_fields_.known() && slow_fields_.quick()) forget(slow, slow_fields_);
+  if (quick_fields_.slow() && quick_fields_.cost_s() > 2.0 * alone_s(quick))
+    forget(quick, quick_fields_);
+  for (const Field& field : kFields)
+    if (numbers_[field.query].value) state.*field.member = numbers_[field.query].value;
+}
+
+void Reader::ask_batch(const Batch& batch, Pace& pace) {
+  const CallTimer timer;
+  if (batch.count == 0 || lost_ || !pace.due(timer.begin_s())) return;
+  std::array<FieldValue, kFieldQueries> values{};
+  for (int i = 0; i < batch.count; ++i) {
+    values[i].field_id = batch.fields[i]->id;
+    values[i].result = kErrorUnknown;  // should the driver leave it out
+  }
   const Return result = api_.field_values == nullptr
                             ? kErrorFunctionNotFound
-                            : api_.field_values(device_, count, values.data());
+                            : api_.field_values(device_, batch.count, values.data());
+  timer.charge(pace);
   const double end_s = monotonic_s();
   driver_clock_.now(wall_clock_us(), end_s);
-  // A driver that does not know a field may refuse the whole batch: next time without the newest.
-  const bool refused = result == kErrorInvalidArgument && count > 1;
-  double counters_us = 0;
-  for (int i = 0; i < count; ++i) {
-    const bool spared = refused && asked[i]->id < newest_id;
-    note(asked[i]->query, spared ? kErrorUnknown : result == kSuccess ? values[i].result : result);
-    if (asked[i]->counter) counters_us += static_cast<double>(values[i].latency_us);
-    keep(*asked[i], values[i], end_s);
-  }
-  if (counters_due && !refused) {
-    // The driver's word for what they took, but no more than the whole.
-    const double cost_s = std::clamp(1e-6 * counters_us, 0.0, end_s - begin_s);
-    counter_pace_.done(begin_s, cost_s);
+  // A driver that does not know one field may refuse all.
+  const bool refused = result == kErrorInvalidArgument && batch.count > 1;
+  for (int i = 0; i < batch.count; ++i) {
+    const Field& field = *batch.fields[i];
+    note(field.query, refused ? kErrorUnknown : result == kSuccess ? values[i].result : result);
+    keep(field, values[i], end_s);
+    if (refused) paces_[field.query] = Pace(kLearningShare);
   }
 }
 
+// What the batch's fields took alone.
+double Reader::alone_s(const Batch& batch) const {
+  double sum_s = 0;
+  for (int i = 0; i < batch.count; ++i) sum_s += paces_[batch.fields[i]->query].cost_s();
+  return sum_s;
+}
+
+// Each of the batch is to show again, alone, how slow it is.
+void Reader::forget(const Batch& batch, Pace& pace) {
+  for (int i = 0; i < batch.count; ++i) paces_[batch.fields[i]->query] = Pace(kLearningShare);
+  pace = Pace(pace.share());
+}
+
 void Reader::keep(const Field& field, const FieldValue& value, double now_s) {
-  Held<double>& held = fields_[field.query];
+  Held<double>& held = numbers_[field.query];
   held.value.reset();
   if (outcome_[field.query] != Validity::kValid) return;
   const bool something_else =
@@ -210,13 +304,12 @@ void Reader::keep(const Field& field, const FieldValue& value, double now_s) {
 }
 
 void Reader::read_activity(HardwareState& state) {
-  const double begin_s = monotonic_s();
-  if (!lost_ && outcome_[kActivity] != Validity::kUnsupported && activity_pace_.due(begin_s) &&
-      gpm_.ready(begin_s)) {
-    activity_ = {gpm_.read(begin_s), begin_s};
-    note(kActivity, gpm_.result());
-    activity_pace_.done(begin_s, monotonic_s() - begin_s);
-  }
+  if (gpm_.ready(monotonic_s()))
+    newest(kActivity, activity_, [&] {
+      const std::optional<Gpm::Activity> activity = gpm_.read(monotonic_s());
+      note(kActivity, gpm_.result());
+      return activity;
+    });
   if (!activity_.value) return;
   state.sm_active_frac = activity_.value->sm_frac;
   state.tensor_active_frac = activity_.value->tensor_frac;
@@ -224,73 +317,58 @@ void Reader::read_activity(HardwareState& state) {
 }
 
 void Reader::read_power(HardwareState& state) {
-  unsigned milliwatt = 0;
   // Drivers without the two power fields have only this call: an average over a second on GA10x and
   // newer, a momentary value before (and on GA100). Beside a field it would say nothing new, and on
   // GA100 something else than its name here.
-  if (!state.power_instant_w && !state.power_average_w &&
-      ask(kPowerUsage, api_.power_usage, &milliwatt)) {
-    state.power_average_w = milliwatt * kPerMilli;
+  if (!state.power_instant_w && !state.power_average_w) {
+    state.power_average_w = newest_number<unsigned>(kPowerUsage, api_.power_usage);
+    if (state.power_average_w) *state.power_average_w *= kPerMilli;
   }
-  if (ask(kPowerLimit, api_.enforced_power_limit, &milliwatt)) {
-    state.power_limit_w = milliwatt * kPerMilli;
-  }
-  unsigned long long millijoule = 0;
-  if (ask(kEnergy, api_.total_energy, &millijoule)) {
-    state.energy_mj = static_cast<double>(millijoule);
-  }
-}
-
-void Reader::read_clocks(HardwareState& state) {
-  unsigned mhz = 0;
-  if (ask(kSmClock, api_.clock_info, kClockSm, &mhz)) state.sm_clock_mhz = mhz;
-  if (ask(kMemClock, api_.clock_info, kClockMem, &mhz)) state.mem_clock_mhz = mhz;
+  state.power_limit_w = newest_number<unsigned>(kPowerLimit, api_.enforced_power_limit);
+  if (state.power_limit_w) *state.power_limit_w *= kPerMilli;
 }
 
 void Reader::read_temperature(HardwareState& state) {
-  unsigned celsius = 0;
-  if (ask(kTemperature, api_.device_temperature, kTemperatureGpu, &celsius)) {
-    state.temperature_c = celsius;
-  }
+  state.temperature_c =
+      newest_number<unsigned>(kTemperature, api_.device_temperature, kTemperatureGpu);
   if (temperature_limit_c_ || !state.temperature_c) return;
   // Newer boards and drivers name the distance to the limit instead of the limit.
-  MarginTemperature margin{kMarginTemperatureVersion1, 0};
-  if (ask(kMargin, api_.margin_temperature, &margin)) {
-    state.temperature_limit_c = *state.temperature_c + margin.margin_c;
-  }
+  const std::optional<double> margin_c =
+      newest(kMargin, numbers_[kMargin], [&]() -> std::optional<double> {
+        MarginTemperature margin{kMarginTemperatureVersion1, 0};
+        if (!ask(kMargin, api_.margin_temperature, &margin)) return std::nullopt;
+        return margin.margin_c;
+      });
+  if (margin_c) state.temperature_limit_c = *state.temperature_c + *margin_c;
 }
 
 void Reader::say_when(HardwareState& state) const {
+  const auto say = [&state](Reading reading, double taken_s) {
+    state.status_of(reading).age_ms = status_ms(state.time_s - taken_s);
+  };
   for (const Field& field : kFields) {
-    if (!fields_[field.query].value) continue;
-    const double age_s = state.time_s - fields_[field.query].taken_s;
-    ReadingStatus& status = state.status_of(field.reading);
-    status.age_ms = status_ms(age_s);
-    status.validity = age_s > kStaleS && !field.counter ? Validity::kStale : Validity::kValid;
+    const Held<double>& held = numbers_[field.query];
+    if (!held.value) continue;
+    say(field.reading, held.taken_s);
+    const bool stale = state.time_s - held.taken_s > kStaleS && !field.counter;
+    state.status_of(field.reading).validity = stale ? Validity::kStale : Validity::kValid;
   }
+  for (const Asked& one : kOthers)
+    if (numbers_[one.query].value) say(one.reading, numbers_[one.query].taken_s);
+  if (reasons_.value) say(Reading::kThrottleReasons, reasons_.taken_s);
   if (!activity_.value) return;
   for (const Reading reading : {Reading::kSmActive, Reading::kTensorActive, Reading::kDramActive})
-    state.status_of(reading).age_ms = status_ms(state.time_s - activity_.taken_s);
+    say(reading, activity_.taken_s);
 }
 
 void Reader::say_why_absent(HardwareState& state) const {
-  struct Asked {
-    Query query;
-    Reading reading;
-  };
-  static constexpr std::array kOthers{
-      Asked{kEnergy, Reading::kEnergy},           Asked{kPowerLimit, Reading::kPowerLimit},
-      Asked{kSmClock, Reading::kSmClock},         Asked{kMemClock, Reading::kMemClock},
-      Asked{kSmClockMax, Reading::kSmClockMax},   Asked{kTemperature, Reading::kTemperature},
-      Asked{kMargin, Reading::kTemperatureLimit}, Asked{kEventReasons, Reading::kThrottleReasons},
-      Asked{kActivity, Reading::kSmActive},       Asked{kActivity, Reading::kTensorActive},
-      Asked{kActivity, Reading::kDramActive}};
   std::bitset<kReadings> there;
   size_t n = 0;
   for_each_reading(state, [&](const char*, const auto& reading) { there[n++] = bool(reading); });
   // What could be read and is absent all the same is not known yet.
   const auto say = [&](Query query, Reading reading) {
-    if (!there[static_cast<size_t>(reading)] && outcome_[query] != Validity::kValid)
+    if (!there[static_cast<size_t>(reading)] && outcome_[query] != Validity::kValid &&
+        outcome_[query] != Validity::kUnknown)
       state.status_of(reading).validity = outcome_[query];
   };
   for (const Field& field : kFields) say(field.query, field.reading);

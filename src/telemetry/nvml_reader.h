@@ -3,6 +3,7 @@
 
 #include <array>
 #include <optional>
+#include <vector>
 
 #include "telemetry/clocks.h"
 #include "telemetry/nvml_gpm.h"
@@ -15,10 +16,14 @@ namespace thermoe::nvml {
 // Lives no longer than the Library and its initialisation. Not thread-safe.
 class Reader {
  public:
-  // Of the time, for what need not be read each time: counters, which miss nothing in between, and
-  // activity, a sample of which takes some 1 ms on an H100.
-  static constexpr double kCounterShare = 0.02;
-  static constexpr double kActivityShare = 0.0025;
+  // Of the time, at most, for each query that proves slow (energy takes 3 to 4 ms on an H100, two
+  // of the throttle counters 1 ms together, the rest 0.1 ms): below 1 % in all. In between it keeps
+  // its value.
+  static constexpr double kEnergyShare = 0.0045;
+  static constexpr double kSlowFieldsShare = 0.0015;   // the counters that are slow, together
+  static constexpr double kQuickFieldsShare = 0.0015;  // all other fields, together
+  static constexpr double kActivityShare = 0.0005;
+  static constexpr double kOtherShare = 0.0002;
   static constexpr double kActivityIntervalS = 0.5;
   // What the driver says to be older than this is stale.
   static constexpr double kStaleS = 1.0;
@@ -26,8 +31,8 @@ class Reader {
   // Reads what does not change (clock range, thermal thresholds).
   Reader(const Library& library, Device device);
 
-  // All the readings that can be had now, with their status. present is true where there is at
-  // least one and the device isn't lost; otherwise there are none, and no time_s.
+  // The newest readings, with their status. present is false where the device is lost or whatever
+  // was asked now had no answer; then there are none, and no time_s.
   HardwareState read();
 
  private:
@@ -58,8 +63,11 @@ class Reader {
     kQueries
   };
   struct Field;
+  struct Batch;
+  struct Asked;
   static const std::array<Field, kFieldQueries> kFields;
-  // A field's or the activity's last value.
+  static const std::array<Asked, 12> kOthers;
+  // A query's last value.
   template <typename Value>
   struct Held {
     std::optional<Value> value;
@@ -69,14 +77,20 @@ class Reader {
   template <typename Function, typename... Arguments>
   bool ask(Query query, Function* function, Arguments... arguments);
   void note(Query query, Return result);
+  // What `call` says where the query is due, what it said before where it is not.
+  template <typename Value, typename Call>
+  std::optional<Value> newest(Query query, Held<Value>& held, Call call);
+  template <typename Number, typename Function, typename... Arguments>
+  std::optional<double> newest_number(Query query, Function* function, Arguments... arguments);
   std::optional<double> threshold_c(int which);
-  bool wanted(const Field& field, bool counters_due) const;
-  void ask_fields();
+  bool wanted(const Field& field) const;
+  void ask_batch(const Batch& batch, Pace& pace);
+  double alone_s(const Batch& batch) const;
+  void forget(const Batch& batch, Pace& pace);
   void keep(const Field& field, const FieldValue& value, double now_s);
   void read_fields(HardwareState& state);
   void read_activity(HardwareState& state);
   void read_power(HardwareState& state);
-  void read_clocks(HardwareState& state);
   void read_temperature(HardwareState& state);
   void say_when(HardwareState& state) const;
   void say_why_absent(HardwareState& state) const;
@@ -84,12 +98,13 @@ class Reader {
   const Api& api_;
   Device device_;
   std::array<Validity, kQueries> outcome_{};  // of the last time it was asked
-  bool lost_ = false, answered_ = false;
-  std::array<Held<double>, kFieldQueries> fields_{};
+  bool lost_ = false, asked_ = false, answered_ = false;
+  std::vector<Pace> paces_;  // by Query; a field's: of the calls for it alone
+  Pace quick_fields_{kQuickFieldsShare}, slow_fields_{kSlowFieldsShare};
+  std::array<Held<double>, kQueries> numbers_{};
+  Held<unsigned long long> reasons_;
   DriverClock driver_clock_;
-  Pace counter_pace_{kCounterShare, 0.0};
   Gpm gpm_;
-  Pace activity_pace_{kActivityShare, kActivityIntervalS};
   Held<Gpm::Activity> activity_;
   std::optional<double> sm_clock_max_mhz_;
   std::optional<double> temperature_limit_c_;

@@ -36,7 +36,8 @@ void ReadingHistory::complete(HardwareState& state) {
     if (seen.value != value) seen = {value, now_s};
     status.unchanged_ms = status_ms(now_s - seen.since_s);
     if (status.validity == Validity::kUnknown) status.validity = Validity::kValid;
-    if (which == Reading::kEnergy && now_s - seen.since_s >= kEnergyDueS &&
+    const double read_s = now_s - 1e-3 * status.age_ms;
+    if (which == Reading::kEnergy && read_s - seen.since_s >= kEnergyDueS &&
         state.power_w().value_or(0.0) > kLeastPowerW)
       status.validity = Validity::kStale;
   });

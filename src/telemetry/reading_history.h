@@ -10,7 +10,7 @@ namespace thermoe {
 
 // Completes the status of each reading that the source left open: validity by whether the value is
 // there, the usual scope, and for how long the value has been the same. An energy counter that
-// should have moved and did not is stale. Not thread-safe.
+// was read again, should have moved and did not is stale. Not thread-safe.
 class ReadingHistory {
  public:
   // A board refreshes its counter about ten times a second (H100, driver 580).

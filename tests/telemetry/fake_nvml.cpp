@@ -14,6 +14,10 @@ using namespace thermoe::nvml;
 
 namespace {
 
+[[maybe_unused]] void take(unsigned microseconds) {
+  if (microseconds > 0) std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
+}
+
 FakeNvml g_fake;
 int g_references = 0;
 
@@ -146,7 +150,6 @@ static void fill_field(FieldValue& field) {
     field.result = refused ? g_fake.new_counters_result : g_fake.counters_result;
     field.value_type = new_counter ? g_fake.new_counters_type : kTypeUnsignedLongLong;
     field.value.ull = g_fake.throttled_ns + id;
-    field.latency_us = g_fake.counter_latency_us;
   } else {
     field.result = kErrorNotSupported;
   }
@@ -155,19 +158,24 @@ static void fill_field(FieldValue& field) {
 Return nvmlDeviceGetFieldValues(Device device, int count, FieldValue* values) {
   ++g_fake.field_calls;
   g_fake.last_field_count = count;
-  if (g_fake.field_call_us > 0) {
-    std::this_thread::sleep_for(std::chrono::microseconds(g_fake.field_call_us));
-  }
+  take(g_fake.field_call_us);
   const Return result = check(device);
   for (int i = 0; result == kSuccess && i < count; ++i) {
     if (values[i].field_id >= g_fake.refused_field) return kErrorInvalidArgument;
     fill_field(values[i]);
+    const unsigned id = values[i].field_id;
+    if (id == kFieldThrottledThermalOld || id == kFieldThrottledHwThermal ||
+        id == kFieldThrottledPowerBrake) {
+      ++g_fake.slow_fields;
+      take(g_fake.slow_fields_us);
+    }
   }
   return result;
 }
 
 Return nvmlDeviceGetTotalEnergyConsumption(Device device, unsigned long long* millijoule) {
   ++g_fake.energy_calls;
+  take(g_fake.energy_call_us);
   if (g_fake.energy_result != kSuccess) return g_fake.energy_result;
   return answer(device, millijoule, g_fake.energy_mj);
 }

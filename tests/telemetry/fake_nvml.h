@@ -16,12 +16,13 @@ struct FakeNvml {
   int power_value_type = 1;      // nvmlValueType_t of the power fields
   unsigned first_uuid = 0;       // the UUID of index 0 ends in it; the others count on
   unsigned field_call_us = 0;    // how long nvmlDeviceGetFieldValues takes
+  unsigned slow_fields_us = 0;   // and each of 75, 270 and 271 in it
+  unsigned energy_call_us = 0;   // how long reading the energy counter takes
   unsigned refused_field = ~0u;  // this id and those above make it refuse the whole batch
   uint64_t throttled_ns = 5'000'000'000;  // each counter: this much and its field id
   int counters_result = 0;                // the result inside every throttle counter
   int new_counters_result = 0;            // inside those of 2025 (269 to 271), where not 0
   int new_counters_type = 3;              // nvmlValueType_t of them
-  long long counter_latency_us = 0;       // that a counter is said to take
   long long stamp_us = 0;         // every field's time stamp, where not 0; else the time of day
   long long stamp_offset_us = 0;  // by which the driver's time of day is ahead
   int gpm_supported = 1;
@@ -36,6 +37,7 @@ struct FakeNvml {
   int shutdowns = 0;
   int energy_calls = 0;
   int field_calls = 0;
+  int slow_fields = 0;  // of 75, 270 and 271
   int last_field_count = 0;
   int gpm_samples = 0;    // taken
   int gpm_allocated = 0;  // and not freed yet

@@ -33,6 +33,13 @@ class Nvml : public ::testing::Test {
   }
   FakeNvml& use_whole() { return use(FAKE_NVML_WHOLE_PATH); }
 
+  // Samples until so many fields are asked for in one call, which is once each has shown that it is
+  // quick.
+  static void sample_until_batched(GpuSystemMonitor& monitor, const FakeNvml& fake, int fields) {
+    for (int n = 0; n < 1000 && fake.last_field_count != fields; ++n) monitor.poll();
+    EXPECT_EQ(fake.last_field_count, fields);
+  }
+
   static std::string open_error(int index = 0) {
     try {
       (void)open_nvml_source(index);

@@ -9,6 +9,7 @@
 #include "telemetry/nvml_fixture.h"
 #include "telemetry/nvml_gpm.h"
 #include "telemetry/nvml_library.h"
+#include "telemetry/nvml_reader.h"
 #include "thermoe/energy_meter.h"
 #include "thermoe/throttle_meter.h"
 
@@ -42,7 +43,7 @@ TEST_F(Nvml, ReadsTheThrottleCountersInSeconds) {
   EXPECT_DOUBLE_EQ(*before.throttled_thermal_s, 2.500000269);
   EXPECT_DOUBLE_EQ(*before.throttled_hardware_thermal_s, 2.500000270);
   EXPECT_DOUBLE_EQ(*before.throttled_power_brake_s, 2.500000271);
-  EXPECT_EQ(fake.last_field_count, 9);  // with power and memory temperature, in one call
+  sample_until_batched(monitor, fake, 9);  // with power and memory temperature
   fake.throttled_ns += 30'000'000;
   const ThrottleTimes step = throttled_between(before, monitor.poll());
   EXPECT_NEAR(*step.power_cap_s, 0.03, 1e-9);
@@ -74,43 +75,93 @@ TEST_F(Nvml, TakesNoSettingForACounter) {
   EXPECT_DOUBLE_EQ(*state.throttled_power_cap_s, 5.000000074);
 }
 
-TEST_F(Nvml, ABatchRefusedForAFieldIsReadWithoutIt) {
+TEST_F(Nvml, AFieldThatTheDriverRefusesDoesNotHideTheOthers) {
   FakeNvml& fake = use_whole();
   fake.refused_field = 200;
   GpuSystemMonitor monitor(open_nvml_source(0));
   HardwareState state = monitor.poll();
-  EXPECT_TRUE(state.present);
-  EXPECT_FALSE(state.power_instant_w);
-  EXPECT_EQ(validity_of(state, Reading::kPowerInstant), Validity::kError);
-  for (int n = 0; n < 3; ++n) state = monitor.poll();  // one less each time
   EXPECT_EQ(state.power_instant_w, 310.25);
   EXPECT_EQ(state.memory_temperature_c, 51.0);
   EXPECT_DOUBLE_EQ(*state.throttled_power_cap_s, 5.000000074);
   EXPECT_DOUBLE_EQ(*state.throttled_thermal_s, 5.000000075);  // by its older name
   EXPECT_EQ(validity_of(state, Reading::kThrottledPowerBrake), Validity::kUnsupported);
+  sample_until_batched(monitor, fake, 7);
+
+  fake.refused_field = 186;  // one of those asked for together
+  state = monitor.poll();
+  EXPECT_TRUE(state.present);
+  EXPECT_EQ(validity_of(state, Reading::kPowerInstant), Validity::kError);
+  state = monitor.poll();  // each alone
+  EXPECT_EQ(state.power_average_w, 305.75);
+  EXPECT_EQ(validity_of(state, Reading::kPowerInstant), Validity::kUnsupported);
 }
 
-TEST_F(Nvml, AsksSlowCountersLessOftenAndSaysHowOldTheyAre) {
+double steady_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// What an H100 takes for energy and two of the counters, without its other readings waiting for
+// them. Bounds on calls by the time that passed: they hold on a busy machine as well.
+TEST_F(Nvml, AsksWhatIsSlowLessOftenAndSaysHowOldItIs) {
   FakeNvml& fake = use_whole();
-  fake.field_call_us = 3000;
-  fake.counter_latency_us = 500;  // 3 ms in all: at 2 % of the time every 150 ms
+  fake.energy_call_us = 4000;
+  fake.slow_fields_us = 600;
   GpuSystemMonitor monitor(open_nvml_source(0));
-  HardwareState state = monitor.poll();
-  const double first_s = state.time_s;
-  EXPECT_LT(state.status_of(Reading::kThrottledPowerCap).age_ms, 100);
-  fake.throttled_ns += 40'000'000;
-  state = monitor.poll();
-  if (state.time_s - first_s > 0.1) GTEST_SKIP() << "too busy a machine to tell";
-  EXPECT_DOUBLE_EQ(*state.throttled_power_cap_s, 5.000000074);  // as it was
-  EXPECT_EQ(validity_of(state, Reading::kThrottledPowerCap), Validity::kValid);
-  EXPECT_EQ(fake.last_field_count, 3);
+  const double begin_s = steady_s();
+  HardwareState state;
+  for (int n = 0; n < 200; ++n) {
+    fake.energy_mj = 1'000'000 + static_cast<uint64_t>(n);
+    fake.throttled_ns = 1'000'000ull * static_cast<uint64_t>(n);
+    fake.temperature_c = static_cast<unsigned>(n);
+    state = monitor.poll();
+    if (n < 3) {
+      EXPECT_EQ(fake.slow_fields, 2 * (n + 1));
+    }
+    EXPECT_EQ(state.temperature_c, n);
+    EXPECT_DOUBLE_EQ(*state.throttled_power_cap_s, 1e-3 * n + 74e-9);
+    EXPECT_DOUBLE_EQ(*state.throttled_thermal_s, 1e-3 * n + 269e-9);
+    EXPECT_TRUE(state.energy_mj && state.throttled_power_brake_s);
+    EXPECT_EQ(validity_of(state, Reading::kEnergy), Validity::kValid);
+    std::this_thread::sleep_for(5ms);
+  }
+  const double passed_s = steady_s() - begin_s;
+  EXPECT_LE(fake.energy_calls, 4 + passed_s * nvml::Reader::kEnergyShare / 4e-3);
+  EXPECT_GE(fake.energy_calls, 3);  // to know that it is slow
+  // Two at a time, after three times one by one.
+  EXPECT_LE(fake.slow_fields, 12 + 2 * passed_s * nvml::Reader::kSlowFieldsShare / 1.2e-3);
+  EXPECT_GE(fake.slow_fields, 6);
+  // In between they are what they were, and older.
+  EXPECT_EQ(fake.last_field_count, 7);
+  const int calls = fake.energy_calls;
   std::this_thread::sleep_for(60ms);
+  const HardwareState later = monitor.poll();
+  if (fake.energy_calls == calls) {
+    EXPECT_EQ(later.energy_mj, state.energy_mj);
+    EXPECT_GE(later.status_of(Reading::kEnergy).age_ms,
+              state.status_of(Reading::kEnergy).age_ms + 60);
+  }
+  std::this_thread::sleep_for(1500ms);
   state = monitor.poll();
-  EXPECT_GE(state.status_of(Reading::kThrottledPowerCap).age_ms, 60);
-  std::this_thread::sleep_for(150ms);
-  state = monitor.poll();
-  EXPECT_DOUBLE_EQ(*state.throttled_power_cap_s, 5.040000074);
-  EXPECT_LT(state.status_of(Reading::kThrottledPowerCap).age_ms, 100);
+  EXPECT_EQ(state.energy_mj, static_cast<double>(fake.energy_mj));
+  EXPECT_DOUBLE_EQ(*state.throttled_power_brake_s,
+                   1e-9 * static_cast<double>(fake.throttled_ns + 271));
+  EXPECT_LT(state.status_of(Reading::kEnergy).age_ms, 1000);
+}
+
+// A driver that becomes slow, and quick again.
+TEST_F(Nvml, LearnsAnewWhichFieldsAreSlow) {
+  FakeNvml& fake = use_whole();
+  GpuSystemMonitor monitor(open_nvml_source(0));
+  sample_until_batched(monitor, fake, 9);
+  fake.slow_fields_us = 1000;
+  sample_until_batched(monitor, fake, 7);
+  fake.slow_fields_us = 0;
+  const double begin_s = steady_s();
+  while (fake.last_field_count != 9 && steady_s() - begin_s < 30.0) {
+    std::this_thread::sleep_for(5ms);
+    monitor.poll();
+  }
+  EXPECT_EQ(fake.last_field_count, 9);
 }
 
 TEST_F(Nvml, ReadsActivityAsFractions) {
@@ -217,7 +268,7 @@ TEST_F(Nvml, TellsAgesByTheDriversStamps) {
   EXPECT_GE(state.status_of(Reading::kPowerInstant).age_ms, 300);
   EXPECT_LT(state.status_of(Reading::kPowerInstant).age_ms, 900);
   EXPECT_EQ(validity_of(state, Reading::kPowerInstant), Validity::kValid);
-  EXPECT_EQ(state.status_of(Reading::kEnergy).age_ms, 0);  // has no stamp
+  EXPECT_LT(state.status_of(Reading::kEnergy).age_ms, 300);  // has no stamp
   fake.stamp_us = wall_clock_now_us() - 2'000'000;
   state = source->sample();
   EXPECT_EQ(state.power_instant_w, 310.25);
@@ -243,7 +294,9 @@ TEST_F(Nvml, AClockThatJumpsMakesNothingAbsurd) {
       std::this_thread::sleep_for(10ms);
     }
   }
-  EXPECT_EQ(meter.reading().energy_mj, 14 * 3000.0);
+  EXPECT_NEAR(*meter.reading().energy_mj, 14 * 3000.0,
+              310.25e3 * meter.reading().span_s);  // the first and last step go by power
+  EXPECT_GE(*meter.reading().energy_mj, 13 * 3000.0);
   EXPECT_LT(meter.reading().span_s, 5.0);
   EXPECT_EQ(meter.reading().counter_resets, 0);
 }
@@ -275,7 +328,6 @@ TEST_F(Nvml, ACounterThatStallsOrIsResetIsSaidSo) {
 // Lost and found again: what was held of before is not handed out.
 TEST_F(Nvml, ALostDeviceHasNoOldValuesLeft) {
   FakeNvml& fake = use_whole();
-  fake.counter_latency_us = 1'000'000;  // asked once
   GpuSystemMonitor monitor(open_nvml_source(0));
   EXPECT_TRUE(sample_until_active(monitor).throttled_power_cap_s);
   for (const int loss : {nvml::kErrorGpuIsLost, nvml::kErrorUnknown}) {

@@ -91,8 +91,8 @@ TEST_F(Nvml, KeepsToTheFieldsThatCanBeRead) {
   FakeNvml& fake = use_whole();
   fake.energy_result = nvml::kErrorUnknown;
   fake.memory_temp_result = nvml::kErrorNotSupported;
-  const auto source = open_nvml_source(0);
-  HardwareState state = source->sample();
+  GpuSystemMonitor monitor(open_nvml_source(0));
+  HardwareState state = monitor.poll();
   EXPECT_TRUE(state.present);
   EXPECT_FALSE(state.energy_mj);
   EXPECT_FALSE(state.memory_temperature_c);
@@ -100,14 +100,14 @@ TEST_F(Nvml, KeepsToTheFieldsThatCanBeRead) {
 
   // A passing error is tried again, what is not supported is not.
   fake.energy_result = 0;
-  state = source->sample();
+  state = monitor.poll();
   EXPECT_EQ(state.energy_mj, 123456789.0);
-  EXPECT_EQ(fake.last_field_count, 8);  // power and the counters
+  sample_until_batched(monitor, fake, 8);  // power and the counters
 
   fake.energy_result = nvml::kErrorNotSupported;
-  EXPECT_FALSE(source->sample().energy_mj);
+  EXPECT_FALSE(monitor.poll().energy_mj);
   const int calls = fake.energy_calls;
-  EXPECT_FALSE(source->sample().energy_mj);
+  EXPECT_FALSE(monitor.poll().energy_mj);
   EXPECT_EQ(fake.energy_calls, calls);
 }
 
@@ -176,7 +176,7 @@ TEST_F(Nvml, DoesNotTakeAnotherBoardForTheLostOne) {
 
 TEST_F(Nvml, BacksOffFromSlowCalls) {
   FakeNvml& fake = use_whole();
-  fake.field_call_us = 20000;
+  fake.field_call_us = 3000;  // ten of them in a sample, until that is known
   GpuSystemMonitor monitor(open_nvml_source(0), {20.0});
   const auto begin = std::chrono::steady_clock::now();
   monitor.start();
@@ -187,7 +187,7 @@ TEST_F(Nvml, BacksOffFromSlowCalls) {
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   EXPECT_TRUE(monitor.state().present);
   EXPECT_GE(monitor.stats().samples, 4u);
-  EXPECT_GE(took.count(), 0.6);
+  EXPECT_GE(took.count(), 0.54);  // two samples of 30 ms before the fourth: a tenth of the time
 }
 
 // Contract: 1 % of a core at 20 Hz. Processor time, so that a loaded machine makes no difference.
@@ -206,7 +206,8 @@ TEST_F(Nvml, PollingCostsLittleProcessorTime) {
   const double used_frac = (processor_s() - before_s) / 2.0;
   RecordProperty("core_frac", std::to_string(used_frac));
   EXPECT_GE(monitor.stats().samples, 10u);
-  EXPECT_EQ(static_cast<uint64_t>(fake.field_calls), monitor.stats().samples);
+  // One call for all fields, but in the first few samples.
+  EXPECT_LT(static_cast<uint64_t>(fake.field_calls), monitor.stats().samples + 50);
   EXPECT_LT(used_frac, 0.02);
 }
 

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "telemetry/clocks.h"
-#include "telemetry/pace.h"
 #include "telemetry/readings.h"
 
 namespace thermoe {
@@ -118,18 +117,22 @@ TEST(DriverClock, TrustsNoStampFromBeforeAJump) {
   }
 }
 
-TEST(Pace, SpendsItsShareAndKeepsItsDistance) {
-  Pace pace(0.02, 0.0);
-  EXPECT_TRUE(pace.due(3.0));
-  pace.done(3.0, 0.0);
-  EXPECT_TRUE(pace.due(3.0));  // costs nothing
-  pace.done(3.0, 0.01);
-  EXPECT_FALSE(pace.due(3.49));
-  EXPECT_TRUE(pace.due(3.51));
-  Pace distant(0.5, 1.0);
-  distant.done(3.0, 0.01);
-  EXPECT_FALSE(distant.due(3.9));
-  EXPECT_TRUE(distant.due(4.0));
+// One that is read less often is not stale for that.
+TEST(ReadingHistory, AnEnergyCounterThatWasNotReadAgainIsNotStale) {
+  ReadingHistory history;
+  HardwareState state;
+  state.present = true;
+  state.power_instant_w = 300.0;
+  state.energy_mj = 5e6;
+  for (int n = 0; n <= 30; ++n) {
+    state.time_s = 10.0 + 0.1 * n;
+    state.status = {};
+    state.status_of(Reading::kEnergy).age_ms = n < 25 ? status_ms(0.1 * n) : 0;
+    history.complete(state);
+    EXPECT_EQ(state.status_of(Reading::kEnergy).validity,
+              n < 25 ? Validity::kValid : Validity::kStale)
+        << n;
+  }
 }
 
 }  // namespace
