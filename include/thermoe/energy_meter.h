@@ -11,11 +11,13 @@ namespace thermoe {
 struct EnergyReading {
   double span_s = 0;      // from the first sample to the last
   double observed_s = 0;  // of it between samples at most EnergyMeter::kLongestGapS apart
-  // The counter's deltas and, over spans in which there was none to trust (absent, reset, stalled),
-  // the integral of power; absent where neither is known.
+  // The counter's deltas; before its first and after its last known move (the counter may be read
+  // less often than power), and over spans in which there was none to trust (absent, reset,
+  // stalled), the integral of power; absent where neither is known.
   std::optional<double> energy_mj;
-  // Half the width of the interval in which the energy lies, by what the meter can know: the age of
-  // the counter at both ends, and half of whatever was filled in.
+  // Half the width of the interval in which the energy lies, by what the meter can know: how late
+  // the counter and power may be at both ends, kPowerErrorFrac of what was bridged there, half of
+  // what was filled in.
   double uncertainty_mj = 0;
   // Trapezoids of instantaneous power (the average one where there is none) over observed_s.
   std::optional<double> integrated_mj;
@@ -28,8 +30,12 @@ struct EnergyReading {
 // Not thread-safe. Holds no samples: any number may be added.
 class EnergyMeter {
  public:
-  // Boards refresh their counter about ten times a second (H100, driver 580).
+  // Boards refresh their counter and power about ten times a second (H100, driver 580).
+  static constexpr double kRefreshS = 0.1;
+  // For so long the same at each read. A trace keeps no ages: there a counter that was not read for
+  // so long looks the same.
   static constexpr double kStallS = 1.0;
+  static constexpr double kPowerErrorFrac = 0.05;  // of a board's power readings
   // Between samples further apart nothing is known of the power.
   static constexpr double kLongestGapS = 2.5;
 
@@ -41,24 +47,32 @@ class EnergyMeter {
  private:
   void add_power(const HardwareState& state, double step_s);
   void add_counter(const HardwareState& state);
+  void count(const HardwareState& state, double delta_mj, double late_s);
 
-  // What is known of the span since the counter last moved.
-  struct Pending {
+  // A span and what power says of it.
+  struct Span {
     double since_s = 0, integral_mj = 0;
+    double highest_w = 0, lowest_w = 0;
+    bool any = false;      // power
+    bool complete = true;  // power is known all the time
     bool stalled = false;
+    void add(double power_w, double energy_mj);
+    double uncertainty_mj() const;
   };
+  void begin_pending(const HardwareState& state, double late_s);
 
   bool any_ = false;
   double first_s_ = 0, last_s_ = 0, observed_s_ = 0;
   std::optional<double> power_w_;     // of the last sample
   std::optional<double> counter_mj_;  // last read
-  double refresh_s_ = 0;              // longest time between two values of a counter that moves
-  double counted_mj_ = 0, counted_integral_mj_ = 0;  // deltas, and the integral over the same spans
-  double filled_mj_ = 0;                             // integrals where no delta is to be trusted
+  bool moved_ = false;                // the counter, since there is one to count from
+  double counted_mj_ = 0;             // deltas
+  double compared_mj_ = 0, compared_integral_mj_ = 0;  // deltas and integrals over the same spans
+  double filled_mj_ = 0;                               // integrals where no delta is to be trusted
   double integrated_mj_ = 0;
-  double highest_power_w_ = 0;
   bool has_integral_ = false;
-  Pending pending_;
+  Span head_;     // until the counter first moved
+  Span pending_;  // since it last moved
   int resets_ = 0, stalls_ = 0;
 };
 
