@@ -37,9 +37,9 @@ class TelemetrySource {
 //
 // A lost device (or a driver that answers nothing) gives present == false; the library is then
 // initialised again and the same board (by UUID) looked for after 0.25 s, 0.5 s, ... up to every
-// 8 s. On an H100 (driver 580) a sample takes 0.1 ms of processor time, in the driver; energy takes 3
-// to 4 ms more, about every 0.8 s, the counters of heat and power brake by the hardware 1 to 2 ms,
-// about every second.
+// 8 s. On an H100 (driver 580) a sample takes 0.1 ms of processor time, in the driver. Energy takes
+// 3 to 4 ms more, about every 0.8 s; the counters of the hardware's power brake and thermal
+// slowdown take 1 to 2 ms, about every second.
 //
 // Throws NvmlError, with the remedy: no library, no such device, or a driver too old for the calls
 // needed.
