@@ -92,11 +92,13 @@ TEST(EnergyMeter, AValueReadBeforeTheSampleCountsUntilThen) {
   board.step_s = 0.4;
   board.counter_step_s = 0.7;
   EnergyMeter meter;
-  for (int n = 0; n <= 50; ++n) meter.add(board.at(n));
-  const EnergyReading reading = meter.reading();
-  EXPECT_NEAR(*reading.energy_mj, Board::true_mj(20.0), reading.uncertainty_mj);
-  EXPECT_LT(reading.uncertainty_mj, 80e3);
-  EXPECT_LT(std::abs(*reading.disagreement_frac), 0.015);
+  for (int n = 0; n <= 60; ++n) {
+    meter.add(board.at(n));
+    const EnergyReading reading = meter.reading();
+    EXPECT_NEAR(*reading.energy_mj, Board::true_mj(0.4 * n), 0.6 * reading.uncertainty_mj) << n;
+    EXPECT_LT(reading.uncertainty_mj, 80e3) << n;
+  }
+  EXPECT_LT(std::abs(*meter.reading().disagreement_frac), 0.015);
 }
 
 // Power that jumps is read up to a refresh late: where the counter does not tell, the uncertainty
