@@ -1,40 +1,14 @@
 // Reads the files of tasks: JSON lines, plain or gzipped.
 #include <fmt/format.h>
-#include <zlib.h>
 
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/gzip_file.h"
 #include "task.h"
 #include "thermoe/error.h"
 
 namespace thermoe::app {
 namespace {
-
-// The whole file, decompressed where it is gzipped. A task's file is small; one that unpacks to
-// more than this is not one.
-constexpr size_t kMostBytes = size_t{1} << 30;
-
-std::string read_maybe_gzipped(const std::string& path) {
-  if (std::filesystem::is_directory(path)) throw IoError(path, "is a folder: name a file");
-  const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), gzclose);
-  if (!file) throw IoError(path, fmt::format("cannot be opened: {}", std::strerror(errno)));
-  std::string content;
-  std::array<char, 1 << 16> buffer;
-  int size = 0;
-  while ((size = gzread(file.get(), buffer.data(), buffer.size())) > 0) {
-    content.append(buffer.data(), static_cast<size_t>(size));
-    if (content.size() > kMostBytes) throw IoError(path, "unpacks to more than 1 GiB");
-  }
-  int code = Z_OK;
-  const char* problem = gzerror(file.get(), &code);
-  if (size < 0 || code != Z_OK)
-    throw IoError(path, fmt::format("is damaged ({}): fetch it again", problem));
-  return content;
-}
 
 TaskItem blimp_item(const nlohmann::json& json) {
   return {.group = json.at("paradigm").get<std::string>(),
@@ -66,7 +40,7 @@ Task Task::parse(const std::string& text) {
 }
 
 std::vector<TaskItem> read_task(const Task& task) {
-  const std::string path = task.file.string(), content = read_maybe_gzipped(path);
+  const std::string path = task.file.string(), content = core::read_maybe_gzipped(path);
   std::vector<TaskItem> items;
   int line = 0;
   for (size_t begin = 0; begin < content.size();) {

@@ -14,7 +14,6 @@
 namespace thermoe {
 namespace {
 
-constexpr double kActivationBytes = 2;  // bf16
 // Least rows that a grouped kernel computes per expert.
 constexpr double kTileRows = 16;
 // Die temperature under load in the recorded trace: energy without a state is charged there.
@@ -126,7 +125,7 @@ double KernelCostModel::Impl::moe_bytes(const MoeWork& work) const {
   // Tokens in and out once; per assignment gate, up, their product and the output, each written and
   // read once between the kernels.
   const double activations = 2 * work.tokens * hidden + work.assignments * (6 * inter + 2 * hidden);
-  return weights + kActivationBytes * activations;
+  return weights + cost::kActivationBytes * activations;
 }
 
 double KernelCostModel::Impl::moe_flops(const MoeWork& work) const {

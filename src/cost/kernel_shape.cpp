@@ -12,8 +12,7 @@
 namespace thermoe::cost {
 namespace {
 
-constexpr double kActivationBytes = 2;  // activations are bf16 in every table
-constexpr double kPadInter = 64;        // columns of a tile that are computed, needed or not
+constexpr double kPadInter = 64;  // columns of a tile that are computed, needed or not
 
 // Experts without a gate, from the models' published config.json (hidden, inter, experts, top_k).
 struct ExpertSizes {

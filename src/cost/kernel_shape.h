@@ -8,6 +8,8 @@
 
 namespace thermoe::cost {
 
+inline constexpr double kActivationBytes = 2;  // a value: activations are bf16 in every table
+
 enum class Operation { kExperts, kLinear };
 const char* name_of(Operation op);
 

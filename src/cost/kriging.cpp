@@ -3,16 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cost/statistics.h"
+
 namespace thermoe::cost {
-namespace {
-
-double median_of(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-}  // namespace
 
 std::vector<double> parts_of(const Covariance& covariance) {
   std::vector<double> parts = covariance.length;

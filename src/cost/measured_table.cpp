@@ -1,14 +1,13 @@
 #include "cost/measured_table.h"
 
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include <charconv>
 #include <cmath>
 #include <map>
-#include <memory>
 #include <string_view>
 
+#include "core/gzip_file.h"
 #include "cost/moe_load.h"
 #include "thermoe/error.h"
 
@@ -23,24 +22,6 @@ std::string type_name(std::string_view text) {
   if (text == "bfloat16" || text == "float16") return "bf16";
   if (text == "int4_wo") return "int4";
   return std::string(text);
-}
-
-std::string read_whole(const std::filesystem::path& file) {
-  struct Close {
-    void operator()(gzFile stream) const { gzclose(stream); }
-  };
-  // Reads a plain file as it is.
-  const std::unique_ptr<gzFile_s, Close> stream(gzopen(file.c_str(), "rb"));
-  if (!stream) throw IoError(file.string(), "can't be read; check the path");
-  std::string text;
-  std::vector<char> buffer(1 << 16);
-  int count = 0;
-  while ((count = gzread(stream.get(), buffer.data(), static_cast<unsigned>(buffer.size()))) > 0)
-    text.append(buffer.data(), static_cast<size_t>(count));
-  int code = Z_OK;
-  if (count < 0 || (gzerror(stream.get(), &code), code != Z_OK && code != Z_STREAM_END))
-    throw IoError(file.string(), "is damaged or truncated; fetch it again");
-  return text;
 }
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -147,7 +128,7 @@ MeasuredRow read_row(const Row& row) {
 }  // namespace
 
 std::vector<MeasuredRow> read_measured_table(const std::filesystem::path& file) {
-  const std::string text = read_whole(file);
+  const std::string text = core::read_maybe_gzipped(file.string());
   const std::vector<std::string_view> lines = split(text, '\n');
   std::map<std::string, size_t, std::less<>> columns;
   std::vector<MeasuredRow> rows;

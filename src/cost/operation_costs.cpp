@@ -11,7 +11,6 @@
 namespace thermoe {
 namespace {
 
-constexpr double kActivationBytes = 2;  // bf16
 // Assumptions for what no table covers (docs/cost-model.md): the share of the memory's peak that
 // streaming reaches, of the matrix peak that attention does in prefill, and the time that starting
 // a kernel costs inside a CUDA graph.
@@ -113,7 +112,7 @@ CostEstimate KernelCostModel::attention(const AttentionQuery& q, const HardwareS
   // Causal: query token i of n sees all but the n - i after it.
   const double pairs = q.sequences * q.query_tokens * (q.context_tokens - (q.query_tokens - 1) / 2);
   const double bytes = q.sequences * q.context_tokens * 2 * kv_width * q.kv_bytes_per_value +
-                       q.sequences * q.query_tokens * 2 * width * kActivationBytes;
+                       q.sequences * q.query_tokens * 2 * width * cost::kActivationBytes;
   const double flops = 4 * pairs * width;
   const cost::KernelPeaks& peaks = impl_->own_peaks;
   CostEstimate e = from_roofline(kKernelStartUs, bytes / (kStreamEfficiency * peaks.bytes_per_us),
@@ -126,7 +125,7 @@ CostEstimate KernelCostModel::elementwise(const ElementwiseQuery& q,
                                           const HardwareState* state) const {
   require(positive(q.tokens) && q.width > 0 && q.reads >= 0 && q.writes >= 0,
           "elementwise: tokens, width, reads and writes");
-  const double bytes = q.tokens * static_cast<double>(q.width) * kActivationBytes *
+  const double bytes = q.tokens * static_cast<double>(q.width) * cost::kActivationBytes *
                        static_cast<double>(q.reads + q.writes);
   CostEstimate e = from_roofline(
       kKernelStartUs, bytes / (kStreamEfficiency * impl_->own_peaks.bytes_per_us), 0, bytes, 0);
@@ -141,7 +140,7 @@ CostEstimate KernelCostModel::dense_step(double tokens, const HardwareState* sta
           "dense_step: tokens, and the shape's sizes");
   const auto product = [&](int64_t inputs, int64_t outputs) {
     if (impl_->linear) return linear({std::max(tokens, 1.0), inputs, outputs}, state);
-    const double bytes = kActivationBytes * static_cast<double>(inputs * outputs);
+    const double bytes = cost::kActivationBytes * static_cast<double>(inputs * outputs);
     const double flops = 2 * static_cast<double>(inputs * outputs) * tokens;
     CostEstimate e =
         from_roofline(kKernelStartUs, bytes / (kStreamEfficiency * impl_->own_peaks.bytes_per_us),

@@ -13,6 +13,7 @@
 
 #include "cost/kernel_model.h"
 #include "cost/robust_fit.h"
+#include "cost/statistics.h"
 #include "thermoe/error.h"
 
 namespace thermoe::cost {
@@ -38,12 +39,6 @@ struct ShapeLess {
 bool same_but_for_load(KernelShape a, const KernelShape& b) {
   a.load_exponent = b.load_exponent;
   return a == b;
-}
-
-double median_of(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 HeldOutErrors errors_of(std::vector<double> errors) {

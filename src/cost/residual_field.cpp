@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cost/statistics.h"
+
 namespace thermoe::cost {
 namespace {
 
@@ -46,9 +48,7 @@ ResidualField::ResidualField(std::vector<double> grid, const std::vector<Kriging
     const Eigen::VectorXd& median = kriging_->median();
     prior_.row(r) = (median + kPriorShare * (others.value - median)).transpose();
   }
-  const auto middle = deviations.begin() + static_cast<std::ptrdiff_t>(deviations.size() / 2);
-  std::nth_element(deviations.begin(), middle, deviations.end());
-  deviation_ = *middle;
+  deviation_ = median_of(std::move(deviations));
 }
 
 // Gaps closed along each curve, flat beyond its ends.
