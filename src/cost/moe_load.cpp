@@ -11,6 +11,7 @@
 #include <numeric>
 #include <optional>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "thermoe/error.h"
@@ -18,47 +19,71 @@
 namespace thermoe::cost {
 namespace {
 
-constexpr int kDraws = 12;  // the mean distinct experts are then good to two hundredths
+// Draws of a load, more of few experts, whose numbers vary more from draw to draw: the mean distinct
+// experts are good to about two hundredths.
+int draws_of(int experts) { return std::clamp(2048 / experts, 12, 64); }
 constexpr const char* kPowerLaw = "power_law_";
+constexpr double kMostExponent = 16;  // all on one expert long before; above, samples overflow
 
 using Counts = std::vector<int64_t>;
 
 Counts balanced_counts(int64_t tokens, int experts, int top_k) {
   const int64_t stride = (experts + top_k - 1) / top_k;
-  const double step =
-      tokens >= stride ? 1.0 : static_cast<double>(stride) / static_cast<double>(tokens);
   // `experts` tokens in a row give each expert top_k.
   Counts counts(static_cast<size_t>(experts), tokens / experts * top_k);
   for (int64_t t = 0; t < tokens % experts; ++t)
     for (int64_t i = 0; i < top_k; ++i) {
-      const double place = static_cast<double>(t) * step + static_cast<double>(i * stride);
-      ++counts[static_cast<size_t>(place) % counts.size()];
+      const int64_t first = tokens >= stride ? t : t * stride / tokens;
+      ++counts[static_cast<size_t>(first + i * stride) % counts.size()];
     }
   return counts;
 }
 
-// Experts by falling count; among equals one of each device in turn.
-std::vector<size_t> repair_order(const Counts& counts, int ep) {
-  const size_t local = counts.size() / static_cast<size_t>(ep);
-  std::vector<size_t> order(counts.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    if (counts[a] != counts[b]) return counts[a] > counts[b];
-    return std::pair(a % local, a / local) < std::pair(b % local, b / local);
-  });
-  return order;
+// Adds one to the least of `counts`, `amount` times; sorts them.
+void raise_least(std::span<int64_t> counts, int64_t amount) {
+  std::sort(counts.begin(), counts.end());
+  size_t low = 1;  // so many stand at the lowest level
+  for (; low < counts.size(); ++low) {
+    const int64_t needed = (counts[low] - counts[low - 1]) * static_cast<int64_t>(low);
+    if (needed > amount) break;
+    amount -= needed;
+  }
+  const int64_t n = static_cast<int64_t>(low), level = counts[low - 1] + amount / n;
+  for (size_t i = 0; i < low; ++i)
+    counts[i] = level + (static_cast<int64_t>(i) < amount % n ? 1 : 0);
 }
 
-// Adds to (or takes from) one expert after the other, the busiest first, until the sum is right.
-void repair(Counts& counts, int64_t tokens, int64_t missing, int ep) {
-  const std::vector<size_t> order = repair_order(counts, ep);
-  const int64_t change = missing > 0 ? 1 : -1;
-  for (size_t i = 0; missing != 0; i = (i + 1) % order.size()) {
-    int64_t& count = counts[order[i]];
-    if (change > 0 ? count >= tokens : count <= 0) continue;
-    count += change;
-    missing -= change;
+// How many of `left` each device takes, one after the other in turn while they have room.
+std::vector<int64_t> take_turns(const std::vector<int64_t>& room, int64_t left) {
+  std::vector<int64_t> taken(room.size());
+  while (left > 0) {
+    int64_t open = 0;
+    for (size_t d = 0; d < room.size(); ++d) open += taken[d] < room[d] ? 1 : 0;
+    if (open == 0) break;
+    const int64_t rounds = std::max<int64_t>(left / open, 1);
+    for (size_t d = 0; d < room.size(); ++d) {
+      const int64_t more = std::min({rounds, room[d] - taken[d], left});
+      taken[d] += more;
+      left -= more;
+    }
   }
+  return taken;
+}
+
+// One at a time, the devices in turn: to a device's least busy expert (none gets more than
+// `tokens`), or where `change` is negative from its busiest. Experts change places within a device.
+void repair(Counts& counts, int64_t tokens, int64_t change, int ep) {
+  if (change == 0) return;
+  const size_t local = counts.size() / static_cast<size_t>(ep);
+  const int64_t sign = change > 0 ? 1 : -1;
+  std::vector<int64_t> room(static_cast<size_t>(ep));
+  for (size_t e = 0; e < counts.size(); ++e)
+    room[e / local] += change > 0 ? tokens - counts[e] : counts[e];
+  const std::vector<int64_t> taken = take_turns(room, std::abs(change));
+  for (int64_t& count : counts) count *= sign;  // the busiest is the least of the negated
+  for (size_t d = 0; d < room.size(); ++d)
+    raise_least(std::span(counts).subspan(d * local, local), taken[d]);
+  for (int64_t& count : counts) count *= sign;
 }
 
 Counts power_law_counts(std::mt19937_64& random, int64_t tokens, int experts, int top_k, int ep,
@@ -76,12 +101,14 @@ Counts power_law_counts(std::mt19937_64& random, int64_t tokens, int experts, in
     total += x;
   }
   Counts counts(sample.size());
-  int64_t missing = sum;
+  int64_t overflow = 0, missing = sum;
   for (size_t e = 0; e < sample.size(); ++e) {
-    const double share = sample[e] / total * static_cast<double>(sum);
-    counts[e] = std::min<int64_t>(std::llrint(share), tokens);
-    missing -= counts[e];
+    const int64_t share = std::llrint(sample[e] / total * static_cast<double>(sum));
+    counts[e] = std::min(share, tokens);
+    overflow += share - counts[e];
+    missing -= share;
   }
+  repair(counts, tokens, overflow, ep);
   repair(counts, tokens, missing, ep);
   return counts;
 }
@@ -146,13 +173,14 @@ MoeLoad compute_load(const LoadKey& key) {
                          static_cast<uint64_t>(key.experts) * 1009U +
                          static_cast<uint64_t>(key.top_k));
   MoeLoad mean;
-  for (int draw = 0; draw < kDraws; ++draw) {
+  const int draws = draws_of(key.experts);
+  for (int draw = 0; draw < draws; ++draw) {
     const Counts counts =
         power_law_counts(random, key.tokens, key.experts, key.top_k, key.ep, key.exponent);
     const MoeLoad load = load_of(counts, busiest_first(counts, local), local);
-    mean.assignments += load.assignments / kDraws;
-    mean.distinct += load.distinct / kDraws;
-    mean.tile_rows += load.tile_rows / kDraws;
+    mean.assignments += load.assignments / draws;
+    mean.distinct += load.distinct / draws;
+    mean.tile_rows += load.tile_rows / draws;
   }
   return mean;
 }
@@ -167,12 +195,12 @@ double load_exponent(const std::string& distribution) {
     char* end = nullptr;
     const double value = std::strtod(text.c_str(), &end);
     const bool whole = end != nullptr && *end == '\0' && !text.empty();
-    if (whole && std::isfinite(value) && value > 0 && value != 1) return value;
+    if (whole && value > 0 && value != 1 && value <= kMostExponent) return value;
   }
   throw InvalidArgument(fmt::format(
       "load distribution \"{}\" is not known; use balanced or power_law_<exponent>, the exponent "
-      "positive and not 1",
-      distribution));
+      "positive, at most {:.0f} and not 1",
+      distribution, kMostExponent));
 }
 
 MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exponent) {
