@@ -110,8 +110,9 @@ struct KernelChoice {
   std::string kernel;          // as the profile names it; empty: that type's best-measured one
 };
 
-// Constant to its users; all const calls may run on any thread. Construction takes milliseconds;
-// the first query of a shape or token count that was not measured up to a second.
+// Constant to its users; all const calls may run on any thread. Construction takes up to a tenth of
+// a second, and up to a second where the shape was not measured, as does the first query of another
+// shape or token count that was not.
 class KernelCostModel {
  public:
   // The profile (data/profiles/*.json) of a device; the device's power parameters and its table of
@@ -133,7 +134,8 @@ class KernelCostModel {
   // between measured token counts along the curve, at another shape carried over in efficiency
   // against the roofline; `source` tells which. Attention and elementwise are rooflines. With a
   // state, at its SM clock and temperature; without, at the clock of the measurement. Throw
-  // InvalidArgument on sizes that are not positive and finite or don't divide.
+  // InvalidArgument on sizes that are not positive and finite or don't divide, and on more than 1e7
+  // tokens of a table's.
   CostEstimate experts(const ExpertsQuery& query, const HardwareState* state = nullptr) const;
   // ProfileMiss where the profile names no table of dense products.
   CostEstimate linear(const LinearQuery& query, const HardwareState* state = nullptr) const;

@@ -22,6 +22,8 @@ constexpr double kLeastNearness = 0.05;
 constexpr double kBeyondErrorFrac = 0.3;
 // Sharpness of the levelling off at the power limit: within 1 % of it from 1.2 times the limit on.
 constexpr double kLimitSharpness = 16;
+// Far more than any batch: beyond it counts lose their meaning, and a load takes long to draw.
+constexpr double kMostTokens = 1e7;
 // A median of absolute errors is this share of a normal distribution's standard deviation.
 constexpr double kMedianPerDeviation = 0.6745;
 
@@ -227,8 +229,9 @@ void KernelCurve::set_power(KernelReading& out) const {
 }
 
 KernelReading KernelCurve::at(double tokens) const {
-  if (!std::isfinite(tokens) || tokens < 1)
-    throw InvalidArgument(fmt::format("{} tokens; give at least one", tokens));
+  if (!(tokens >= 1 && tokens <= kMostTokens))
+    throw InvalidArgument(
+        fmt::format("{} tokens; give at least one, at most {}", tokens, kMostTokens));
   KernelReading out;
   out.load = load_of(shape_, tokens);
   out.work = work_of(shape_, out.load, model_->peaks_);

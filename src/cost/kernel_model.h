@@ -26,7 +26,7 @@ struct KernelReading {
 // One shape of a kernel, ready to be read at any token count. Belongs to its model.
 class KernelCurve {
  public:
-  // tokens >= 1. At a measured point exactly what was measured.
+  // 1 <= tokens <= 1e7, else throws InvalidArgument. At a measured point exactly what was measured.
   KernelReading at(double tokens) const;
   bool measured() const { return index_.has_value(); }
   const KernelShape& shape() const { return shape_; }

@@ -50,7 +50,11 @@ class Row {
     const auto found = columns_.find(column);
     if (found == columns_.end())
       throw IoError(file_.string(), fmt::format("column \"{}\" is missing; {}", column, kRemedy));
-    return std::string(cells_[found->second]);
+    const std::string_view cell = cells_[found->second];
+    // Names end up in JSON, which can't hold other bytes.
+    for (char c : cell)
+      if (c < 0x20 || c > 0x7e) fail(column, "holds a character that is not printable ASCII");
+    return std::string(cell);
   }
   double positive(std::string_view column) const {
     const std::string cell = text(column);
@@ -138,7 +142,10 @@ std::vector<MeasuredRow> read_measured_table(const std::filesystem::path& file) 
     if (line.empty()) continue;
     const std::vector<std::string_view> cells = split(line, ',');
     if (columns.empty()) {
-      for (size_t c = 0; c < cells.size(); ++c) columns.emplace(cells[c], c);
+      for (size_t c = 0; c < cells.size(); ++c)
+        if (!columns.emplace(cells[c], c).second)
+          throw IoError(file.string(), fmt::format("line {} names column \"{}\" twice; {}", i + 1,
+                                                   cells[c], kRemedy));
       continue;
     }
     if (cells.size() != columns.size())

@@ -67,9 +67,10 @@ void add(CostEstimate& sum, const CostEstimate& part, double times) {
 }
 
 CostEstimate KernelCostModel::experts(const ExpertsQuery& q, const HardwareState* state) const {
-  require(
-      q.hidden_size > 0 && q.expert_inter_size > 0 && q.tp > 0 && q.expert_inter_size % q.tp == 0,
-      "experts: hidden_size, expert_inter_size and tp");
+  require(q.hidden_size > 0 && q.expert_inter_size > 0 && q.tp > 0 &&
+              q.expert_inter_size % q.tp == 0 && q.top_k > 0 && q.top_k <= q.experts && q.ep > 0 &&
+              q.experts % q.ep == 0,
+          "experts: hidden_size, expert_inter_size, experts, top_k (at most experts), tp and ep");
   const cost::KernelShape shape{cost::Operation::kExperts,
                                 q.hidden_size,
                                 q.expert_inter_size,

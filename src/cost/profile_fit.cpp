@@ -114,14 +114,20 @@ void fit_roofline(MeasuredKernel& kernel, const std::vector<Sample>& samples,
                  });
 }
 
-// Which fold each curve is held out in: whole shapes, all their loads together.
-std::vector<int> folds_of(const MeasuredKernel& kernel, int folds) {
-  std::map<KernelShape, int, ShapeLess> of;
+// Whole shapes, all their loads together, with a number that starts at 0.
+std::map<KernelShape, int, ShapeLess> shapes_of(const MeasuredKernel& kernel) {
+  std::map<KernelShape, int, ShapeLess> shapes;
   for (const MeasuredCurve& curve : kernel.curves) {
     KernelShape shape = curve.shape;
     shape.load_exponent = 0;
-    of.emplace(shape, 0);
+    shapes.emplace(shape, 0);
   }
+  return shapes;
+}
+
+// Which fold each curve is held out in, with its shape.
+std::vector<int> folds_of(const MeasuredKernel& kernel, int folds) {
+  std::map<KernelShape, int, ShapeLess> of = shapes_of(kernel);
   std::vector<int> order(of.size());
   std::iota(order.begin(), order.end(), 0);
   std::mt19937_64 random(1);
@@ -308,7 +314,7 @@ KernelProfile fit_profile(const std::vector<MeasuredRow>& rows,
     const KernelPeaks peaks =
         peaks_of(kernel.dtype, settings.memory_bytes_per_s, settings.bf16_flops_per_s);
     fit_kernel(kernel, peaks);
-    if (settings.folds > 1 && kernel.curves.size() >= kLeastShapesHeldOut) {
+    if (settings.folds > 1 && shapes_of(kernel).size() >= kLeastShapesHeldOut) {
       hold_out_tokens(kernel, peaks);
       hold_out_shapes(kernel, peaks, settings.folds);
     }
