@@ -124,15 +124,13 @@ Json curve_json(const MeasuredCurve& curve) {
   if (s.op == Operation::kLinear) {
     json = {{"n", s.inter_size}, {"k", s.hidden_size}};
   } else {
-    const std::string load =
-        s.load_exponent == 0 ? "balanced" : fmt::format("power_law_{}", s.load_exponent);
     json = {{"hidden_size", s.hidden_size},
             {"expert_inter_size", s.inter_size},
             {"experts", s.experts},
             {"top_k", s.top_k},
             {"moe_tp", s.tp},
             {"moe_ep", s.ep},
-            {"distribution", load}};
+            {"distribution", distribution_name(s.load_exponent)}};
   }
   json["latency_us"] = series(curve.latency_us, 5);
   if (!curve.power_w.empty()) json["power_w"] = series(curve.power_w, 4);

@@ -75,10 +75,8 @@ const char* name_of(Operation op) { return op == Operation::kExperts ? "moe" : "
 
 std::string text_of(const KernelShape& s) {
   if (s.op == Operation::kLinear) return fmt::format("n={} k={}", s.inter_size, s.hidden_size);
-  const std::string load =
-      s.load_exponent == 0 ? "balanced" : fmt::format("power_law_{}", s.load_exponent);
   return fmt::format("{}x{} E={} k={} tp={} ep={} {}", s.hidden_size, s.inter_size, s.experts,
-                     s.top_k, s.tp, s.ep, load);
+                     s.top_k, s.tp, s.ep, distribution_name(s.load_exponent));
 }
 
 int projections_of(const KernelShape& s) {

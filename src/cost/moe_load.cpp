@@ -165,24 +165,43 @@ class LoadCache {
   std::map<LoadKey, MoeLoad> loads_;
 };
 
+std::vector<Counts> power_law_draws(const LoadKey& key) {
+  std::mt19937_64 random(static_cast<uint64_t>(key.tokens) * 1000003U +
+                         static_cast<uint64_t>(key.experts) * 1009U +
+                         static_cast<uint64_t>(key.top_k));
+  std::vector<Counts> draws;
+  for (int draw = 0; draw < draws_of(key.experts); ++draw)
+    draws.push_back(
+        power_law_counts(random, key.tokens, key.experts, key.top_k, key.ep, key.exponent));
+  return draws;
+}
+
 MoeLoad compute_load(const LoadKey& key) {
   const size_t local = static_cast<size_t>(key.experts / key.ep);
   if (key.exponent == 0)
     return load_of(balanced_counts(key.tokens, key.experts, key.top_k), 0, local);
-  std::mt19937_64 random(static_cast<uint64_t>(key.tokens) * 1000003U +
-                         static_cast<uint64_t>(key.experts) * 1009U +
-                         static_cast<uint64_t>(key.top_k));
   MoeLoad mean;
-  const int draws = draws_of(key.experts);
-  for (int draw = 0; draw < draws; ++draw) {
-    const Counts counts =
-        power_law_counts(random, key.tokens, key.experts, key.top_k, key.ep, key.exponent);
+  const std::vector<Counts> all = power_law_draws(key);
+  const auto draws = static_cast<double>(all.size());
+  for (const Counts& counts : all) {
     const MoeLoad load = load_of(counts, busiest_first(counts, local), local);
     mean.assignments += load.assignments / draws;
     mean.distinct += load.distinct / draws;
     mean.tile_rows += load.tile_rows / draws;
   }
   return mean;
+}
+
+// The draw that is nearest to their mean.
+Counts middle_draw(const std::vector<Counts>& draws, const MoeLoad& mean) {
+  const auto distance = [&](const Counts& counts) {
+    const MoeLoad load = load_of(counts, 0, counts.size());
+    return std::pair(std::abs(load.distinct - mean.distinct),
+                     std::abs(load.tile_rows - mean.tile_rows));
+  };
+  return *std::min_element(draws.begin(), draws.end(), [&](const Counts& a, const Counts& b) {
+    return distance(a) < distance(b);
+  });
 }
 
 }  // namespace
@@ -203,6 +222,10 @@ double load_exponent(const std::string& distribution) {
       distribution, kMostExponent));
 }
 
+std::string distribution_name(double exponent) {
+  return exponent == 0 ? "balanced" : fmt::format("{}{}", kPowerLaw, exponent);
+}
+
 MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exponent) {
   if (tokens < 1 || experts < 1 || top_k < 1 || top_k > experts || ep < 1 || experts % ep != 0)
     throw InvalidArgument(fmt::format(
@@ -215,6 +238,22 @@ MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exp
   const MoeLoad load = compute_load(key);
   cache.add(key, load);
   return load;
+}
+
+std::vector<int64_t> representative_counts(int64_t tokens, int experts, int top_k,
+                                           double exponent) {
+  const MoeLoad mean = expected_load(tokens, experts, top_k, 1, exponent);
+  Counts counts = exponent == 0
+                      ? balanced_counts(tokens, experts, top_k)
+                      : middle_draw(power_law_draws({tokens, experts, top_k, 1, exponent}), mean);
+  // The balanced recipe names an expert twice for a token where top_k doesn't divide the experts.
+  int64_t missing = 0;
+  for (int64_t& count : counts) {
+    missing += std::max<int64_t>(count - tokens, 0);
+    count = std::min(count, tokens);
+  }
+  repair(counts, tokens, missing, 1);
+  return counts;
 }
 
 }  // namespace thermoe::cost

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace thermoe::cost {
 
@@ -19,6 +20,8 @@ inline constexpr double kLoadTileRows = 32;
 
 // The exponent of "power_law_<alpha>", 0 for "balanced". Throws InvalidArgument for other names.
 double load_exponent(const std::string& distribution);
+// The name of an exponent, load_exponent()'s inverse.
+std::string distribution_name(double exponent);
 
 // The load of one of `ep` devices that share `experts` experts (a divisor): the first one's for a
 // balanced load, the busiest one's for a power law. exponent: load_exponent()'s. Deterministic.
@@ -29,5 +32,11 @@ double load_exponent(const std::string& distribution);
 // Up to a millisecond of CPU time for a power law. Throws InvalidArgument on sizes below 1, top_k
 // above experts, or an ep that doesn't divide them.
 MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exponent);
+
+// Tokens of each expert of a device that holds them all, to measure under that load: the balanced
+// counts, or of a power law's draws the one that is nearest to their mean in distinct experts, then
+// in tile rows. None exceeds `tokens` and all sum to tokens * top_k, so that some plan has them.
+// Deterministic. Throws as expected_load().
+std::vector<int64_t> representative_counts(int64_t tokens, int experts, int top_k, double exponent);
 
 }  // namespace thermoe::cost
