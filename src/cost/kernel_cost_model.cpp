@@ -47,6 +47,19 @@ cost::MeasuredLoad load_along(const cost::KernelModel& kernel, const cost::Kerne
   return load;
 }
 
+// The surface goes up to all experts: where the measured token counts end before a balanced load
+// reaches them, the kernel's model says what that takes.
+void reach_all_experts(cost::MeasuredLoad& load, const cost::KernelCurve& balanced,
+                       const CostShape& shape) {
+  if (load.distinct_experts.back() >= shape.experts) return;
+  const double tokens = std::ceil(static_cast<double>(shape.experts) / shape.top_k);
+  const cost::KernelReading reading = balanced.at(tokens);
+  load.tokens.push_back(tokens);
+  load.distinct_experts.push_back(reading.load.distinct);
+  load.latency_us.push_back(reading.latency_us);
+  load.last_extrapolated = true;
+}
+
 // The shape's balanced load first, then the skewed ones that were measured.
 cost::MeasuredShape measured_shape(const cost::KernelModel& kernel, const CostShape& shape) {
   cost::MeasuredShape out;
@@ -54,8 +67,9 @@ cost::MeasuredShape measured_shape(const cost::KernelModel& kernel, const CostSh
   out.expert_inter_size = shape.expert_inter_size;
   out.experts = shape.experts;
   out.top_k = shape.top_k;
-  const auto balanced = layer_shape(shape, 0);
-  out.loads.push_back(load_along(kernel, kernel.curve(balanced)));
+  const cost::KernelCurve balanced = kernel.curve(layer_shape(shape, 0));
+  out.loads.push_back(load_along(kernel, balanced));
+  reach_all_experts(out.loads.front(), balanced, shape);
   for (const cost::MeasuredCurve& curve : kernel.kernel().curves)
     if (curve.shape.load_exponent > 0 &&
         curve.shape == layer_shape(shape, curve.shape.load_exponent))
@@ -74,6 +88,12 @@ void check(const MoeWork& work, const CostShape& shape) {
                                       work.distinct_experts, shape.name, shape.experts));
 }
 
+bool has_linear(const cost::KernelProfile& profile) {
+  return std::any_of(
+      profile.kernels.begin(), profile.kernels.end(),
+      [](const cost::MeasuredKernel& k) { return k.op == cost::Operation::kLinear; });
+}
+
 }  // namespace
 
 KernelCostModel::Impl::Impl(const std::filesystem::path& file, const CostShape& shape_in,
@@ -90,9 +110,11 @@ KernelCostModel::Impl::Impl(const std::filesystem::path& file, const CostShape& 
   const cost::MeasuredKernel& kernel =
       find_kernel(profile, cost::Operation::kExperts, choice.dtype, choice.kernel);
   experts.emplace(kernel, peaks(profile, kernel.dtype));
-  if (!profile.linear_profile.empty()) {
+  if (!profile.linear_profile.empty() || has_linear(profile)) {
     const cost::KernelProfile dense =
-        cost::read_kernel_profile(file.parent_path() / profile.linear_profile);
+        profile.linear_profile.empty()
+            ? profile
+            : cost::read_kernel_profile(file.parent_path() / profile.linear_profile);
     const cost::MeasuredKernel& product = find_kernel(dense, cost::Operation::kLinear, "bf16", "");
     linear.emplace(product, peaks(dense, product.dtype));
     linear_transferred = dense.device != device;

@@ -44,7 +44,7 @@ struct MeasuredKernel {
 struct KernelProfile {
   std::string device;
   std::string power_profile;   // a file beside this one; empty: none
-  std::string linear_profile;  // the file beside this one with dense products; empty: none
+  std::string linear_profile;  // the file beside this one with dense products; empty: this one's
   double memory_bytes_per_s = 0, bf16_flops_per_s = 0;  // peaks that the rooflines refer to
   std::map<std::string, std::string> provenance;
   std::vector<MeasuredKernel> kernels;

@@ -70,7 +70,8 @@ LatencySurface::LatencySurface(const MeasuredShape& shape) {
       full_assignments_.push_back(assignments);
       full_us_.push_back(smooth[i]);
     }
-    if (std::abs(smooth[i] - balanced.latency_us[i]) <= 1e-9 * smooth[i])
+    const bool measured = i + 1 < smooth.size() || !balanced.last_extrapolated;
+    if (measured && std::abs(smooth[i] - balanced.latency_us[i]) <= 1e-9 * smooth[i])
       exact_.emplace_back(distinct, assignments);
   }
   std::vector<FitPoint> line;

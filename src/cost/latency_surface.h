@@ -12,12 +12,13 @@ struct MeasuredLoad {
   std::vector<double> tokens;
   std::vector<double> distinct_experts;  // expected under the distribution
   std::vector<double> latency_us;
+  bool last_extrapolated = false;  // the last point wasn't measured
 };
 
 struct MeasuredShape {
   int64_t hidden_size = 0, expert_inter_size = 0;
   int experts = 0, top_k = 0;
-  std::vector<MeasuredLoad> loads;  // the balanced one first
+  std::vector<MeasuredLoad> loads;  // the balanced one first; it ends with all experts
 };
 
 // The measured balanced loads give two curves: few tokens, each expert with one token (latency over

@@ -85,10 +85,11 @@ CostEstimate KernelCostModel::experts(const ExpertsQuery& q, const HardwareState
 CostEstimate KernelCostModel::linear(const LinearQuery& q, const HardwareState* state) const {
   require(q.inputs > 0 && q.outputs > 0, "linear: inputs and outputs");
   if (!impl_->linear)
-    throw ProfileMiss(fmt::format(
-        "{}: its profile names no table of dense products (linear_profile); make one with thermoe "
-        "fit from a gemm table",
-        impl_->device));
+    throw ProfileMiss(
+        fmt::format("{}: its profile has no dense products and names no table of them "
+                    "(linear_profile); make one "
+                    "with thermoe fit from a gemm table",
+                    impl_->device));
   const cost::KernelShape shape{
       .op = cost::Operation::kLinear, .hidden_size = q.inputs, .inter_size = q.outputs};
   cost::KernelReading reading = impl_->linear->curve(shape).at(q.tokens);
