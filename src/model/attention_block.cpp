@@ -32,11 +32,11 @@ void ForwardPass::attention(const LayerWeights& layer, int number, KvStore& cach
   static const std::vector<float> no_bias;
   const AttentionWeights& w = layer.attention;
   normalise(layer.attention_norm, no_bias);
-  const Product projections[] = {{&w.q, q_, false}, {&w.k, k_, false}, {&w.v, v_, false}};
+  const DenseProduct projections[] = {{&w.q, q_, false}, {&w.k, k_, false}, {&w.v, v_, false}};
   multiply(packed(normed_, w.q.dtype), projections);
   finish_projections(w, number, cache);
   attend(number, cache);
-  const Product output{&w.o, x_, true};  // its bias is added when x is next normalised
+  const DenseProduct output{&w.o, x_, true};  // its bias is added when x is next normalised
   multiply(packed(attended_, w.o.dtype), {&output, 1});
 }
 

@@ -6,17 +6,11 @@
 
 #include "experts/row_tasks.h"
 #include "kernels/cpu/elementwise.h"
-#include "kernels/cpu/multiply.h"
 
 namespace thermoe {
 namespace {
 
 constexpr int64_t kDenseTileRows = 128;
-// Weights of one task of a product: few rows stream them (16 rows take about 4 us of a core), many
-// rows want a panel that fills the L2 cache once widened, as sgemm packs the rows anew per panel.
-constexpr int64_t kFewRowsTask = 16 * 1024;
-constexpr int64_t kManyRowsTask = 64 * 1024;
-constexpr int64_t kGemmTileRows = 256;
 
 }  // namespace
 
@@ -125,32 +119,8 @@ cpu::PackedRows ForwardPass::packed(ConstMatrix rows, DType dtype) {
   return {to.data, to.stride, rows.rows};
 }
 
-// All products in one region, cut by outputs, and by rows where those go to sgemm. The thread count
-// has no part in it: sgemm's bits depend on where a product is cut.
-void ForwardPass::multiply(const cpu::PackedRows& rows, std::span<const Product> products) {
-  const bool few = rows.count < cpu::kGemmRows;
-  const int64_t cols = products.front().weight->cols;
-  const int64_t wanted = (few ? kFewRowsTask : kManyRowsTask) / cols;
-  const int64_t panel = std::max<int64_t>(32, wanted / 32 * 32);
-  const int64_t parts = few ? 1 : (rows.count + kGemmTileRows - 1) / kGemmTileRows;
-  const auto panels = [&](const Product& product) {
-    return (product.weight->rows + panel - 1) / panel;
-  };
-  int64_t tasks = 0;
-  for (const Product& product : products) tasks += panels(product);
-  const size_t scratch =
-      cpu::multiply_scratch_floats(few ? rows.count : kGemmTileRows, cols, false);
-  pool_.run(static_cast<int>(tasks * parts), [&](int task, int worker) {
-    int64_t which = task / parts;
-    const Product* product = products.data();
-    for (; which >= panels(*product); ++product) which -= panels(*product);
-    const int64_t part = task % parts, begin = rows.count * part / parts;
-    const int64_t count = rows.count * (part + 1) / parts - begin;
-    const int64_t first = which * panel;
-    cpu::multiply(rows.slice(begin, count), *product->weight, first,
-                  std::min(panel, product->weight->rows - first), product->out.row(begin),
-                  product->out.stride, product->accumulate, worker_scratch(worker, scratch).data());
-  });
+void ForwardPass::multiply(const cpu::PackedRows& rows, std::span<const DenseProduct> products) {
+  thermoe::multiply(rows, products, scratch_, pool_);
 }
 
 void ForwardPass::dense(const SimpleExpert& expert) {
@@ -194,7 +164,7 @@ void ForwardPass::logits(const TransformerWeights& weights, std::span<const int3
                     normed_.row(i));
     }
   });
-  const Product head{&weights.head, out, false};
+  const DenseProduct head{&weights.head, out, false};
   multiply(packed(normed_.rows_from(0, count), weights.head.dtype), {&head, 1});
 }
 

@@ -11,6 +11,7 @@
 
 #include "experts/expert_tasks.h"
 #include "kernels/cpu/rows.h"
+#include "model/dense_products.h"
 #include "model/kv_cache.h"
 #include "model/transformer_weights.h"
 #include "thermoe/transformer.h"
@@ -34,20 +35,13 @@ class ForwardPass {
   void logits(const TransformerWeights& weights, std::span<const int32_t> rows, Matrix out);
 
  private:
-  // One weight to multiply the packed rows with; those of one call have the same columns.
-  struct Product {
-    const WeightView* weight;
-    Matrix out;
-    bool accumulate;
-  };
-
   Matrix sized(std::vector<float>& buffer, int64_t rows, int64_t cols);
   void order_by_sequence();
   void prepare_rotations();
   // normed_ = norm(x), after adding what is pending and `bias` (if not empty) to x.
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias);
   cpu::PackedRows packed(ConstMatrix rows, DType dtype);
-  void multiply(const cpu::PackedRows& rows, std::span<const Product> products);
+  void multiply(const cpu::PackedRows& rows, std::span<const DenseProduct> products);
   void finish_projections(const AttentionWeights& weights, int number, KvStore& cache);
   void attend(int number, const KvStore& cache);
   void dense(const SimpleExpert& expert);
