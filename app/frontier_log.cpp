@@ -1,16 +1,10 @@
 #include "frontier_log.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
-#include "paths.h"
 #include "thermoe/error.h"
 
 namespace thermoe::app {
@@ -81,45 +75,26 @@ FrontierRow row_from_json(const nlohmann::json& json) {
 }
 
 FrontierLog::FrontierLog(std::string path, const nlohmann::ordered_json& settings)
-    : path_(std::move(path)), file_(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-  if (file_ < 0)
-    throw IoError(path_, fmt::format("cannot be opened: {}; check the folder of --out",
-                                     std::strerror(errno)));
-  try {
-    if (::flock(file_, LOCK_EX | LOCK_NB) != 0)
-      throw IoError(path_, "another frontier is writing to it: wait for it, or give another --out");
-    read(settings);
-  } catch (...) {
-    ::close(file_);
-    throw;
-  }
+    : log_(std::move(path), "frontier", "--out") {
+  read(settings);
 }
 
-FrontierLog::~FrontierLog() { ::close(file_); }
-
 void FrontierLog::read(const nlohmann::ordered_json& settings) {
-  const std::string content = read_file(path_);
-  const size_t whole = content.rfind('\n') + 1;  // what was cut off by an interruption is dropped
-  if (::ftruncate(file_, static_cast<off_t>(whole)) != 0 || ::lseek(file_, 0, SEEK_END) < 0)
-    throw IoError(path_, fmt::format("cannot be written: {}", std::strerror(errno)));
-  if (whole == 0) return write_line(settings.dump());
-  int line = 0;
-  for (size_t begin = 0; begin < whole;) {
-    const size_t end = content.find('\n', begin);
-    ++line;
+  if (log_.lines().empty()) return log_.append(settings.dump());
+  int number = 0;
+  for (const std::string& line : log_.lines()) {
+    ++number;
     try {
-      const auto json = nlohmann::json::parse(content.begin() + static_cast<std::ptrdiff_t>(begin),
-                                              content.begin() + static_cast<std::ptrdiff_t>(end));
-      if (line == 1)
-        check_settings(path_, json, settings);
+      const auto json = nlohmann::json::parse(line);
+      if (number == 1)
+        check_settings(log_.path(), json, settings);
       else
         rows_.push_back(row_from_json(json));
     } catch (const nlohmann::json::exception& error) {
-      throw IoError(path_, fmt::format("line {} is damaged ({}): remove the line, or the file to "
-                                       "begin anew",
-                                       line, error.what()));
+      throw IoError(log_.path(), fmt::format("line {} is damaged ({}): remove the line, or the "
+                                             "file to begin anew",
+                                             number, error.what()));
     }
-    begin = end + 1;
   }
 }
 
@@ -132,19 +107,8 @@ const FrontierRow* FrontierLog::find(const std::string& text, int batch,
 }
 
 void FrontierLog::append(FrontierRow row) {
-  write_line(row_to_json(row).dump());
+  log_.append(row_to_json(row).dump());
   rows_.push_back(std::move(row));
-}
-
-void FrontierLog::write_line(const std::string& line) {
-  const std::string text = line + "\n";
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t written = ::write(file_, text.data() + done, text.size() - done);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0)
-      throw IoError(path_, fmt::format("cannot be written: {}", std::strerror(errno)));
-    done += static_cast<size_t>(written);
-  }
 }
 
 }  // namespace thermoe::app
