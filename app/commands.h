@@ -14,6 +14,7 @@ void add_route_command(CLI::App& program);
 void add_frontier_command(CLI::App& program);
 void add_cost_command(CLI::App& program);
 void add_fit_command(CLI::App& program);
+void add_calibrate_command(CLI::App& program);
 void add_monitor_command(CLI::App& program);
 void add_twin_command(CLI::App& program);
 void add_doctor_command(CLI::App& program);

@@ -3,12 +3,12 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "commands.h"
+#include "cpu_sensors.h"
 #include "kernels/cuda/devices.h"
 #include "paths.h"
 #include "prometheus_export.h"
@@ -29,13 +29,6 @@ struct Finding {
   std::string remedy;  // empty where nothing need be done
 };
 
-std::string cpu_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown processor";
-}
-
 Finding find_cpu() {
   std::string features;
   const auto add = [&features](bool has, const char* name) {
@@ -51,10 +44,10 @@ Finding find_cpu() {
   add(true, "portable SIMD");
   const bool fast = true;
 #endif
-  return {
-      "CPU", true,
-      fmt::format("{}, {} threads, {}", cpu_name(), std::thread::hardware_concurrency(), features),
-      fast ? "" : "no AVX2 and FMA: the CPU runtime works, several times slower"};
+  return {"CPU", true,
+          fmt::format("{}, {} threads, {}", CpuSensors().name(),
+                      std::thread::hardware_concurrency(), features),
+          fast ? "" : "no AVX2 and FMA: the CPU runtime works, several times slower"};
 }
 
 Finding find_cuda() {

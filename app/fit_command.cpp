@@ -9,6 +9,7 @@
 #include "cost/profile_fit.h"
 #include "device_peaks.h"
 #include "paths.h"
+#include "profile_report.h"
 #include "progress.h"
 #include "table.h"
 #include "thermoe/error.h"
@@ -42,44 +43,20 @@ std::map<std::string, std::string> provenance_of(const FitOptions& options) {
   return provenance;
 }
 
-std::string percent(const cost::HeldOutErrors& errors, double cost::HeldOutErrors::*member) {
-  return errors.known ? fmt::format("{:.1f} %", 100 * errors.*member) : "-";
-}
-
 std::string to_table(const cost::KernelProfile& profile) {
-  using Errors = cost::HeldOutErrors;
   Table table;
-  table.header = {"kernel", "type",
-                  "curves", "unseen tokens: median",
-                  "p90",    "unseen shape: median",
-                  "p90",    "its power: median",
-                  "p90"};
-  for (const cost::MeasuredKernel& k : profile.kernels)
-    table.rows.push_back({k.kernel, k.dtype, fmt::format("{}", k.curves.size()),
-                          percent(k.unseen_tokens, &Errors::median_frac),
-                          percent(k.unseen_tokens, &Errors::p90_frac),
-                          percent(k.unseen_shape, &Errors::median_frac),
-                          percent(k.unseen_shape, &Errors::p90_frac),
-                          percent(k.unseen_shape_power, &Errors::median_frac),
-                          percent(k.unseen_shape_power, &Errors::p90_frac)});
+  table.header = {"kernel", "type", "curves"};
+  for (const std::string& column : held_out_header()) table.header.push_back(column);
+  for (const cost::MeasuredKernel& k : profile.kernels) {
+    table.rows.push_back({k.kernel, k.dtype, fmt::format("{}", k.curves.size())});
+    for (const std::string& cell : held_out_cells(k)) table.rows.back().push_back(cell);
+  }
   return table.text();
-}
-
-nlohmann::ordered_json errors_json(const cost::HeldOutErrors& errors) {
-  if (!errors.known) return nullptr;
-  return {{"median_frac", errors.median_frac}, {"p90_frac", errors.p90_frac}};
 }
 
 nlohmann::ordered_json to_json(const cost::KernelProfile& profile, const FitOptions& options) {
   nlohmann::ordered_json kernels = nlohmann::ordered_json::array();
-  for (const cost::MeasuredKernel& k : profile.kernels)
-    kernels.push_back({{"op", cost::name_of(k.op)},
-                       {"kernel", k.kernel},
-                       {"dtype", k.dtype},
-                       {"curves", k.curves.size()},
-                       {"unseen_tokens_error", errors_json(k.unseen_tokens)},
-                       {"unseen_shape_error", errors_json(k.unseen_shape)},
-                       {"unseen_shape_power_error", errors_json(k.unseen_shape_power)}});
+  for (const cost::MeasuredKernel& k : profile.kernels) kernels.push_back(kernel_json(k));
   return {{"device", profile.device}, {"out", options.out}, {"kernels", kernels}};
 }
 
@@ -120,7 +97,8 @@ void add_fit_command(CLI::App& program) {
                       "the device's power profile, for its peaks; default: the shipped one of that "
                       "device's name");
   command->add_option("--linear-profile", options->linear_profile,
-                      "the profile beside this one that holds dense products (gemm)");
+                      "the profile beside this one that holds dense products (gemm); default: "
+                      "those of the tables themselves");
   command->add_option("--provenance", options->provenance,
                       "KEY=TEXT to keep in the profile: origin, commit, licence, copyright");
   command->add_option("--json", options->json,

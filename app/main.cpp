@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   thermoe::app::add_frontier_command(program);
   thermoe::app::add_cost_command(program);
   thermoe::app::add_fit_command(program);
+  thermoe::app::add_calibrate_command(program);
   thermoe::app::add_monitor_command(program);
   thermoe::app::add_twin_command(program);
   thermoe::app::add_doctor_command(program);
