@@ -19,8 +19,8 @@
 namespace thermoe::cost {
 namespace {
 
-// Draws of a load, more of few experts, whose numbers vary more from draw to draw: the mean distinct
-// experts are good to about two hundredths.
+// Draws of a load, more of few experts, whose numbers vary more from draw to draw: the mean
+// distinct experts are good to about two hundredths.
 int draws_of(int experts) { return std::clamp(2048 / experts, 12, 64); }
 constexpr const char* kPowerLaw = "power_law_";
 constexpr double kMostExponent = 16;  // all on one expert long before; above, samples overflow

@@ -48,6 +48,13 @@ def test_a_fitted_profile_follows_it(tmp_path):
     validator().validate(json.loads(out.read_text()))
 
 
+def test_a_calibrated_profile_follows_it(tmp_path):
+    out = tmp_path / "profile.json"
+    subprocess.run([os.environ["THERMOE_PROGRAM"], "calibrate", "--shapes", "64x32e8k2,64x64", "--tokens", "1,4",
+                    "--budget-s", "0.2", "--out", out], check=True, capture_output=True)
+    validator().validate(json.loads(out.read_text()))
+
+
 def test_the_schema_refuses_damage():
     good = json.loads(SHIPPED[0].read_text())
     damaged = [copy.deepcopy(good) for _ in range(3)]
