@@ -178,19 +178,22 @@ TEST(Cli, DamagedCheckpointsAreNamed) {
   }
 }
 
-TEST(Cli, AProfileForAnotherShapeIsRefused) {
-  // The shipped profile with every shape's width changed covers no shape known by name.
+TEST(Cli, AProfileWithoutTheTypeIsRefused) {
+  // The shipped profile without its bf16 kernel.
   const std::string profiles = std::string(THERMOE_SOURCE_DIR) + "/data/profiles/";
-  std::ifstream file(profiles + "h100-sxm-bf16.json");
+  std::ifstream file(profiles + "h100-sxm.json");
   auto json = nlohmann::json::parse(file);
-  for (auto& shape : json["shapes"]) shape["expert_inter_size"] = 11;
+  auto kernels = nlohmann::json::array();
+  for (const auto& kernel : json["kernels"])
+    if (kernel["dtype"] != "bf16") kernels.push_back(kernel);
+  json["kernels"] = kernels;
   const auto folder =
       std::filesystem::temp_directory_path() / ("thermoe-profiles-" + std::to_string(::getpid()));
   std::filesystem::create_directory(folder);
   std::ofstream(folder / "other.json") << json.dump();
   std::filesystem::copy(profiles + "h100-sxm-power.json", folder);
   expect_refusal("eval --profile " + (folder / "other.json").string() + " --text " + wiki(),
-                 "qwen3-30b-a3b");
+                 "no measured kernel for moe bf16");
   std::filesystem::remove_all(folder);
 }
 

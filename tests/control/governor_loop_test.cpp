@@ -27,7 +27,7 @@ struct Tick {
 class Server {
  public:
   Server(const GovernorLimits& limits, double period_s)
-      : model_(profile("h100-sxm-bf16.json"), cost_shape("qwen3-30b-a3b")),
+      : model_(profile("h100-sxm.json"), cost_shape("qwen3-30b-a3b")),
         surrogate_(model_.surrogate(16)),
         dense_(model_.dense_step(16)),
         twin_(read_twin_parameters(profile("h100-sxm-power.json"))),

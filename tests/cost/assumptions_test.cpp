@@ -12,9 +12,9 @@
 #include <random>
 
 #include "cost/convex_envelope.h"
-#include "cost/latency_profile.h"
 #include "cost/latency_surface.h"
 #include "cost/least_squares.h"
+#include "cost/measured_shapes.h"
 #include "cost/paths.h"
 #include "cost/power_model.h"
 #include "cost/recorded_trace.h"
@@ -36,10 +36,12 @@ double largest(const std::vector<double>& values) {
 
 class Assumptions : public testing::Test {
  protected:
-  // Both shipped devices.
-  static std::vector<std::pair<std::string, LatencyProfile>> profiles() {
-    return {{"H100", read_latency_profile(test::h100_profile())},
-            {"H200", read_latency_profile(source_path("data/profiles/h200-sxm-bf16.json"))}};
+  // The unsplit bf16 shapes of the two devices whose tables hold all loads of each.
+  static const std::vector<std::pair<std::string, std::vector<MeasuredShape>>>& profiles() {
+    static const std::vector<std::pair<std::string, std::vector<MeasuredShape>>> all = {
+        {"H100", test::unsplit_shapes(test::h100_profile())},
+        {"H200", test::unsplit_shapes(source_path("data/profiles/h200-sxm.json"))}};
+    return all;
   }
   static void print(const std::string& device, const char* what, const std::vector<double>& fracs) {
     print(device, what, EnvelopeGap{median(fracs), largest(fracs)});
@@ -59,9 +61,9 @@ EnvelopeGap gap_over_tokens(const MeasuredLoad& load, double last) {
 
 // Why the program is not written in tokens: decode batches open experts, later ones are full.
 TEST_F(Assumptions, LatencyIsNotConvexInTheTokenCount) {
-  for (const auto& [device, profile] : profiles()) {
+  for (const auto& [device, shapes] : profiles()) {
     std::vector<double> medians, largests, decode;
-    for (const MeasuredShape& shape : profile.shapes)
+    for (const MeasuredShape& shape : shapes)
       for (const MeasuredLoad& load : shape.loads) {
         const EnvelopeGap all = gap_over_tokens(load, 1e9);
         medians.push_back(all.median_frac);
@@ -79,9 +81,9 @@ TEST_F(Assumptions, LatencyIsNotConvexInTheTokenCount) {
 
 // M(D): balanced loads with one token an expert, up to all experts.
 TEST_F(Assumptions, LatencyIsConvexInTheDistinctExperts) {
-  for (const auto& [device, profile] : profiles()) {
+  for (const auto& [device, shapes] : profiles()) {
     std::vector<double> gaps;
-    for (const MeasuredShape& shape : profile.shapes) {
+    for (const MeasuredShape& shape : shapes) {
       const MeasuredLoad& load = shape.loads.front();
       size_t count = 0;
       while (load.distinct_experts[count] < shape.experts) ++count;
@@ -99,9 +101,9 @@ TEST_F(Assumptions, LatencyIsConvexInTheDistinctExperts) {
 // F(A): balanced loads that touch every expert. The hump stands where reading gives way to
 // arithmetic: in decode-sized batches the curve is convex.
 TEST_F(Assumptions, LatencyIsConvexInTheAssignmentsOfAFullSet) {
-  for (const auto& [device, profile] : profiles()) {
+  for (const auto& [device, shapes] : profiles()) {
     std::vector<double> medians, largests;
-    for (const MeasuredShape& shape : profile.shapes) {
+    for (const MeasuredShape& shape : shapes) {
       const MeasuredLoad& load = shape.loads.front();
       size_t first = 0;
       while (load.distinct_experts[first] < shape.experts) ++first;
@@ -139,10 +141,10 @@ double value(const std::array<double, 3>& c, const FitPoint& p) {
 // measured row, skewed loads included.
 TEST_F(Assumptions, LatencyIsNearlyLinearInDistinctExpertsAndAssignments) {
   const std::pair<double, double> limits[] = {{16, 0.06}, {64, 0.06}, {256, 0.07}, {1e9, 0.09}};
-  for (const auto& [device, profile] : profiles()) {
+  for (const auto& [device, shapes] : profiles()) {
     for (const auto& [tokens, limit] : limits) {
       std::vector<double> means;
-      for (const MeasuredShape& shape : profile.shapes) {
+      for (const MeasuredShape& shape : shapes) {
         const std::vector<FitPoint> points = relative_points(shape, tokens);
         const auto fit = fit_nonnegative(points);
         double error = 0;
@@ -189,10 +191,10 @@ std::vector<double> gaps_along_lines(
 // Joint convexity of what KernelCostModel answers, as far as segments of its domain can tell.
 TEST_F(Assumptions, TheModelsLatencyIsNearlyConvexAlongSegments) {
   const std::pair<double, double> limits[] = {{16, 0.12}, {64, 0.20}, {256, 0.25}};
-  for (const auto& [device, profile] : profiles())
+  for (const auto& [device, shapes] : profiles())
     for (const auto& [tokens, limit] : limits) {
       std::vector<double> p99s;
-      for (const MeasuredShape& shape : profile.shapes) {
+      for (const MeasuredShape& shape : shapes) {
         const LatencySurface surface(shape);
         std::vector<double> gaps = gaps_along_lines(
             shape, tokens, 400, [&](double d, double a) { return surface.at(d, a).latency_us; });
@@ -210,8 +212,7 @@ TEST_F(Assumptions, TheModelsLatencyIsNearlyConvexAlongSegments) {
 
 // Energy is power times time: the same envelope, of the shapes known by name.
 TEST_F(Assumptions, TheModelsEnergyIsNearlyConvexInTheDistinctExperts) {
-  for (const char* file :
-       {"data/profiles/h100-sxm-bf16.json", "data/profiles/h200-sxm-bf16.json"}) {
+  for (const char* file : {"data/profiles/h100-sxm.json", "data/profiles/h200-sxm.json"}) {
     std::vector<double> gaps, latency_gaps;
     for (const CostShape& shape : known_cost_shapes()) {
       const KernelCostModel model(source_path(file), shape);

@@ -104,7 +104,7 @@ TEST(DigitalTwin, PowerIsTheFormulaAtFullClock) {
   // Leakage grows by a watt as the die warms within the step.
   EXPECT_NEAR(step.energy_j / step.busy_s, expected_w, 2.0);
   EXPECT_NEAR(step.busy_s, work.latency_us * 1e-6, 1e-12);
-  EXPECT_EQ(step.sm_clock_mhz, 1980);
+  EXPECT_NEAR(step.sm_clock_mhz, 1980, 1e-9);  // a mean over the step
 }
 
 TEST(DigitalTwin, ResultsDoNotDependOnHowTimeIsCut) {
@@ -127,10 +127,10 @@ TEST(DigitalTwin, ResultsDoNotDependOnHowTimeIsCut) {
 
 TEST(DigitalTwin, IsDeterministic) {
   DigitalTwin a(h100()), b(h100());
+  const CostEstimate step = decode_step(), again = decode_step();
   for (int i = 0; i < 500; ++i) {
-    EXPECT_EQ(a.advance(decode_step(), 0.02).energy_j, b.advance(decode_step(), 0.02).energy_j);
+    EXPECT_EQ(a.advance(step, 0.02).energy_j, b.advance(again, 0.02).energy_j);
     EXPECT_EQ(a.temperature_c(), b.temperature_c());
-    if (i == 20) break;
   }
 }
 

@@ -14,7 +14,7 @@ double truth(double distinct, double assignments) {
 
 MeasuredShape linear_shape() {
   MeasuredShape shape{64, 32, 16, 2, {}};
-  MeasuredLoad load{"balanced", {}, {}, {}};
+  MeasuredLoad load;
   for (double tokens : {1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0}) {
     const double distinct = std::min(16.0, 2 * tokens);
     load.tokens.push_back(tokens);
