@@ -74,7 +74,7 @@ TEST(MoeLoad, SplitOverDevices) {
         for (int ep : {2, 4}) {
           const MoeLoad part = expected_load(tokens, experts, top_k, ep, exponent);
           EXPECT_LE(part.assignments, last.assignments * (1 + 1e-12));
-          EXPECT_LE(part.distinct, experts / ep);
+          EXPECT_LE(part.distinct, experts / ep + 1e-9);
           if (exponent > 0) {
             EXPECT_GE(part.assignments * ep, whole.assignments * (1 - 1e-12)) << experts;
           }
@@ -85,14 +85,9 @@ TEST(MoeLoad, SplitOverDevices) {
   EXPECT_EQ(expected_load(1024, 128, 8, 4, 0).assignments, 1024 * 8 / 4);
 }
 
-// Steeper still, or with more tokens, nearly all samples lie at the law's lower end: an even load.
-TEST(MoeLoad, APowerLawReadsFewerExpertsThanABalancedLoad) {
-  for (const auto& [experts, top_k] : kSizes)
-    for (int64_t tokens : kTokens) {
-      const double balanced = expected_load(tokens, experts, top_k, 1, 0).distinct;
-      for (double exponent : {0.6, 1.01, 1.2, 2.5})
-        EXPECT_LE(expected_load(tokens, experts, top_k, 1, exponent).distinct, balanced + 1e-9);
-    }
+// With as many assignments as experts. Steeper still, or with more tokens, nearly all samples lie at
+// the law's lower end: an even load.
+TEST(MoeLoad, ASteeperPowerLawReadsFewerExperts) {
   for (const auto& [experts, top_k] : {Sizes{128, 8}, {512, 10}, {512, 22}, {896, 16}}) {
     double last = experts;
     for (double exponent : {0.6, 1.01, 1.2, 1.4}) {
