@@ -4,7 +4,7 @@
     scripts/measure_assumptions.py --tables DIR --out bench/results/assumptions.json
 
 DIR holds the tables (<device>-moe-<framework>-<version>.csv.gz) of ai-dynamo/aiconfigurator, as for
-make_profiles.py. Every curve (kernel, type, shape, split, load distribution; at least 10 token
+scripts/make-profiles. Every curve (kernel, type, shape, split, load distribution; at least 10 token
 counts) is taken along its tokens. Standard library only; deterministic.
 """
 import argparse
