@@ -26,11 +26,10 @@ std::string distribution_name(double exponent);
 // The load of one of `ep` devices that share `experts` experts (a divisor): the first one's for a
 // balanced load, the busiest one's for a power law. exponent: load_exponent()'s. Deterministic.
 // Balanced: choice i of token t is expert t + i ceil(experts/top_k), spread evenly for few tokens.
-// Power law: sample, scale, round, cap at the token count, then repair the sum: what is missing goes to
-// the least busy expert of each device in turn, what is over comes from the busiest. The mean of
-// 12 to 64 draws.
-// Up to a millisecond of CPU time for a power law. Throws InvalidArgument on sizes below 1, top_k
-// above experts, or an ep that doesn't divide them.
+// Power law: sample, scale, round, cap at the token count, then repair the sum: what is missing
+// goes to the least busy expert of each device in turn, what is over comes from the busiest. The
+// mean of 12 to 64 draws. Up to a millisecond of CPU time for a power law. Throws InvalidArgument
+// on sizes below 1, top_k above experts, or an ep that doesn't divide them.
 MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exponent);
 
 // Tokens of each expert of a device that holds them all, to measure under that load: the balanced

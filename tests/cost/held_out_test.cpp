@@ -1,4 +1,5 @@
-// How well the shipped H100 profile predicts what it was not told: a limit that no change may break.
+// How well the shipped H100 profile predicts what it was not told: a limit that no change may
+// break.
 #include <gtest/gtest.h>
 
 #include <algorithm>

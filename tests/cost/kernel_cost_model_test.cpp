@@ -47,8 +47,8 @@ TEST(CostShapes, UnknownNameListsTheKnown) {
 
 void expect_covered(const char* file, const CostShape& shape) {
   const KernelCostModel model(source_path(file), shape);
-  const CostEstimate e = model.moe_layer(
-      {16, std::min(16.0 * shape.top_k, 1.0 * shape.experts), 16.0 * shape.top_k});
+  const CostEstimate e =
+      model.moe_layer({16, std::min(16.0 * shape.top_k, 1.0 * shape.experts), 16.0 * shape.top_k});
   EXPECT_GT(e.latency_us, 10) << file << " " << shape.name;
   EXPECT_GT(e.energy_mj, 0);
 }

@@ -141,8 +141,8 @@ TEST(KernelModel, TheOrderOfCurvesChangesNothing) {
 TEST(KernelModel, IsTheRooflineWhereThatIsAllThereIs) {
   const KernelProfile profile = test::small_profile();
   const KernelModel model(profile.kernels.front(), test::small_peaks());
-  for (const KernelShape& s : {shape(2880, 2880, 128, 4), shape(2048, 768, 128, 8, 2, 2),
-                               test::small_shapes()[1]})
+  for (const KernelShape& s :
+       {shape(2880, 2880, 128, 4), shape(2048, 768, 128, 8, 2, 2), test::small_shapes()[1]})
     for (double tokens : {1.0, 3.0, 16.0, 100.0, 16384.0, 1e5})
       EXPECT_NEAR(model.curve(s).at(tokens).latency_us / test::small_latency_us(s, tokens), 1, 1e-9)
           << text_of(s) << " " << tokens;

@@ -77,9 +77,8 @@ Reference predict(const Data& data, const std::vector<size_t>& kept, const Covar
       matrix(i, j) = covariance_between(c, a, data.points[kept[static_cast<size_t>(j)]], centre) +
                      (i == j ? c.noise * c.noise : 0);
     k(i) = covariance_between(c, a, at, centre);
-    values.row(i) =
-        data.values.row(static_cast<Eigen::Index>(kept[static_cast<size_t>(i)])) -
-        median.transpose();
+    values.row(i) = data.values.row(static_cast<Eigen::Index>(kept[static_cast<size_t>(i)])) -
+                    median.transpose();
   }
   const Eigen::FullPivLU<Eigen::MatrixXd> solver(matrix);
   double own = covariance_between(c, at, at, centre) + c.noise * c.noise;
@@ -101,8 +100,7 @@ TEST(Kriging, PredictsAsTheDenseFormula) {
     for (double x : {-1.5, 0.0, 0.7, 5.0}) {
       const KrigingPoint point{{x, 0.4, -x / 2}, family};
       const Kriging::Prediction found = kriging.at(point);
-      const Reference expected =
-          predict(data, all_but(25, {}), covariance(), point, family >= 0);
+      const Reference expected = predict(data, all_but(25, {}), covariance(), point, family >= 0);
       EXPECT_LT((found.value - expected.value).norm(), 1e-9);
       EXPECT_NEAR(found.deviation, expected.deviation, 1e-9);
     }
@@ -114,8 +112,8 @@ TEST(Kriging, LeavesOutOnePointOrAGroup) {
   const std::vector<size_t> group = {3, 8, 13, 20};
   for (size_t i : group) {
     const Kriging::Prediction found = kriging.without(i);
-    const Reference expected = predict(data, all_but(25, {i}), covariance(), data.points[i],
-                                       data.points[i].family >= 0);
+    const Reference expected =
+        predict(data, all_but(25, {i}), covariance(), data.points[i], data.points[i].family >= 0);
     EXPECT_LT((found.value - expected.value).norm(), 1e-9) << i;
     // The point's own covariance knows its family, or that it has none.
     if (data.points[i].family >= 0) {

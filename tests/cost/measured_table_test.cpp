@@ -66,7 +66,8 @@ TEST_F(MeasuredTable, ReadsExperts) {
 
 TEST_F(MeasuredTable, ReadsProductsWithPowerAndWindowsLines) {
   const auto rows = read(
-      "framework,version,device,op_name,kernel_source,gemm_dtype,m,n,k,latency,power,power_limit\r\n"
+      "framework,version,device,op_name,kernel_source,gemm_dtype,m,n,k,latency,power,power_"
+      "limit\r\n"
       "VLLM,0.22.0,NVIDIA H200,gemm,vllm_default,fp8_block,32,4096,1024,1.5e-2,509.5,700\r\n"
       "VLLM,0.22.0,NVIDIA H200,gemm,vllm_default,float16,32,4096,1024,0.02,,");
   ASSERT_EQ(rows.size(), 2u);
@@ -92,8 +93,9 @@ TEST_F(MeasuredTable, ColumnsMayStandInAnyOrderAmongOthers) {
 
 TEST_F(MeasuredTable, ReadsGzipAndNoticesTruncation) {
   std::string text = kMoeHeader;
-  for (int i = 0; i < 3000; ++i) text += with(std::to_string(16), std::to_string(i + 1)).substr(
-      kMoeHeader.size() + kMoeRow.size());
+  for (int i = 0; i < 3000; ++i)
+    text +=
+        with(std::to_string(16), std::to_string(i + 1)).substr(kMoeHeader.size() + kMoeRow.size());
   gzFile stream = gzopen(file_.c_str(), "wb");
   gzwrite(stream, text.data(), static_cast<unsigned>(text.size()));
   gzclose(stream);
@@ -113,7 +115,8 @@ TEST_F(MeasuredTable, NamesTheFileTheLineAndTheColumn) {
   EXPECT_THROW(read_measured_table("/nonexistent/table.csv"), IoError);
   expect_complaint("", {"holds no rows", "docs/cost-model.md"});
   expect_complaint(kMoeHeader, {"holds no rows"});
-  expect_complaint(kMoeHeader + kMoeRow + "VLLM,0.24.0,NVIDIA H100\n", {"line 3 holds 3 cells, not 15"});
+  expect_complaint(kMoeHeader + kMoeRow + "VLLM,0.24.0,NVIDIA H100\n",
+                   {"line 3 holds 3 cells, not 15"});
   expect_complaint(with("power_law_1.2", "balanced,0.1"), {"line 3 holds 16 cells, not 15"});
   for (const char* cell : {"nan", "inf", "-16", "0", "", "many", "16x", " 16", "0x10"})
     expect_complaint(with("16", cell), {"line 3, column num_tokens", "no positive number"});

@@ -85,8 +85,8 @@ TEST(MoeLoad, SplitOverDevices) {
   EXPECT_EQ(expected_load(1024, 128, 8, 4, 0).assignments, 1024 * 8 / 4);
 }
 
-// With as many assignments as experts. Steeper still, or with more tokens, nearly all samples lie at
-// the law's lower end: an even load.
+// With as many assignments as experts. Steeper still, or with more tokens, nearly all samples lie
+// at the law's lower end: an even load.
 TEST(MoeLoad, ASteeperPowerLawReadsFewerExperts) {
   for (const auto& [experts, top_k] : {Sizes{128, 8}, {512, 10}, {512, 22}, {896, 16}}) {
     double last = experts;
@@ -107,10 +107,17 @@ TEST(MoeLoad, PowerLawsAreTheCollectors) {
     int experts, top_k;
     double exponent, distinct;
   };
-  for (const Expected& e : {Expected{2, 8, 2, 1.2, 3.20}, {4, 16, 1, 1.01, 3.94}, {16, 16, 1, 1.2, 7.74},
-                            {4, 128, 8, 1.01, 31.81}, {16, 128, 8, 1.01, 64.95}, {16, 128, 8, 1.2, 59.14},
-                            {64, 128, 8, 1.01, 115.24}, {256, 128, 8, 1.2, 127.91}, {16, 512, 10, 1.2, 133.18},
-                            {64, 512, 10, 1.01, 331.54}, {32, 512, 22, 1.2, 372.72}}) {
+  for (const Expected& e : {Expected{2, 8, 2, 1.2, 3.20},
+                            {4, 16, 1, 1.01, 3.94},
+                            {16, 16, 1, 1.2, 7.74},
+                            {4, 128, 8, 1.01, 31.81},
+                            {16, 128, 8, 1.01, 64.95},
+                            {16, 128, 8, 1.2, 59.14},
+                            {64, 128, 8, 1.01, 115.24},
+                            {256, 128, 8, 1.2, 127.91},
+                            {16, 512, 10, 1.2, 133.18},
+                            {64, 512, 10, 1.01, 331.54},
+                            {32, 512, 22, 1.2, 372.72}}) {
     const double distinct = expected_load(e.tokens, e.experts, e.top_k, 1, e.exponent).distinct;
     EXPECT_NEAR(distinct / e.distinct, 1, 0.05) << e.tokens << " on " << e.experts;
   }

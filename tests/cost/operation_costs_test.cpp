@@ -5,95 +5,18 @@
 #include <cmath>
 
 #include "cost/kernel_model.h"
+#include "cost/operations.h"
 #include "cost/paths.h"
-#include "thermoe/digital_twin.h"
 #include "thermoe/error.h"
 #include "thermoe/kernel_cost_model.h"
 
 namespace thermoe {
 namespace {
 
+using test::device;
+using test::experts_of;
+using test::h100;
 using test::source_path;
-
-// For queries of single operations no shape is needed.
-KernelCostModel device(const char* name, const CostShape& shape = {},
-                       const KernelChoice& choice = {}) {
-  return {source_path(std::string("data/profiles/") + name + ".json"), shape, choice};
-}
-const KernelCostModel& h100() {
-  static const KernelCostModel model = device("h100-sxm", cost_shape("qwen3-30b-a3b"));
-  return model;
-}
-ExpertsQuery experts_of(const char* name, double tokens) {
-  const CostShape& s = cost_shape(name);
-  return {s.hidden_size, s.expert_inter_size, s.experts, s.top_k, 1, 1, tokens, "balanced"};
-}
-HardwareState at_clock(double mhz) {
-  HardwareState state;
-  state.present = true;
-  state.sm_clock_mhz = mhz;
-  return state;
-}
-
-// One of each kind, from decode and from prefill.
-std::vector<CostEstimate> some_of_each(const KernelCostModel& m, const HardwareState* s = nullptr) {
-  return {m.experts(experts_of("qwen3-30b-a3b", 16), s),
-          m.experts(experts_of("qwen3-235b-a22b", 300), s),
-          m.linear({16, 2048, 5120}, s),
-          m.linear({8192, 4096, 4096}, s),
-          m.attention({16, 1, 2000, 32, 4, 128}, s),
-          m.attention({1, 4096, 4096, 32, 4, 128}, s),
-          m.elementwise({16, 2048, 2, 2}, s),
-          m.elementwise({100000, 2048, 2, 2}, s)};
-}
-
-TEST(Add, SumsTimeEnergyAndTrafficInAnyOrder) {
-  std::vector<CostEstimate> parts = some_of_each(h100());
-  CostEstimate forward, backward, repeated;
-  double us = 0, mj = 0, bytes = 0, flops = 0, bound_us = 0;
-  for (const CostEstimate& part : parts) {
-    add(forward, part, 3);
-    for (int i = 0; i < 3; ++i) add(repeated, part);
-    us += 3 * part.latency_us;
-    mj += 3 * part.energy_mj;
-    bytes += 3 * part.bytes;
-    flops += 3 * part.flops;
-    bound_us += 3 * part.latency_us * part.clock_bound_frac;
-  }
-  std::reverse(parts.begin(), parts.end());
-  for (const CostEstimate& part : parts) add(backward, part, 3);
-  for (const CostEstimate& sum : {forward, backward, repeated}) {
-    EXPECT_NEAR(sum.latency_us / us, 1, 1e-12);
-    EXPECT_NEAR(sum.energy_mj / mj, 1, 1e-12);
-    EXPECT_NEAR(sum.bytes / bytes, 1, 1e-12);
-    EXPECT_NEAR(sum.flops / flops, 1, 1e-12);
-    EXPECT_NEAR(sum.clock_bound_frac * sum.latency_us / bound_us, 1, 1e-12);
-    EXPECT_NEAR(sum.uncertainty_frac, forward.uncertainty_frac, 1e-12);
-    EXPECT_NEAR(sum.sm_active_frac, 1, 1e-12);
-  }
-}
-
-TEST(Add, TakesBoundAndSourceFromTheLongest) {
-  CostEstimate brief, lengthy;
-  brief.latency_us = 1;
-  brief.source = CostSource::kRoofline;
-  brief.bound_by = BoundBy::kOverhead;
-  lengthy.latency_us = 10;
-  lengthy.source = CostSource::kMeasured;
-  lengthy.bound_by = BoundBy::kCompute;
-  CostEstimate sum = brief;
-  add(sum, lengthy);
-  EXPECT_EQ(sum.source, CostSource::kMeasured);
-  EXPECT_EQ(sum.bound_by, BoundBy::kCompute);
-  add(sum, brief);
-  EXPECT_EQ(sum.source, CostSource::kMeasured);
-  brief.latency_us = sum.latency_us;
-  add(sum, brief);  // a tie: the weaker source
-  EXPECT_EQ(sum.source, CostSource::kRoofline);
-  const double before_us = sum.latency_us;
-  add(sum, lengthy, 0);
-  EXPECT_EQ(sum.latency_us, before_us);
-}
 
 // The measured curves behind linear() and experts() may fall; what they are held against may not.
 TEST(Roofline, NeverFallsInTokensOrSizes) {
@@ -106,12 +29,12 @@ TEST(Roofline, NeverFallsInTokensOrSizes) {
     const auto us = [&](int64_t hidden, int64_t inter, double tokens) {
       cost::KernelShape shape{kernel.op, hidden, inter, 128, 8, 1, 1, 0};
       if (kernel.op == cost::Operation::kLinear) shape.experts = shape.top_k = 1;
-      const auto time =
-          cost::roofline(shape, cost::load_of(shape, tokens), peaks, kernel.roofline);
+      const auto time = cost::roofline(shape, cost::load_of(shape, tokens), peaks, kernel.roofline);
       EXPECT_GE(time.memory_share, 0);
       EXPECT_LE(time.memory_share, 1);
-      EXPECT_GE(time.total_us, time.launch_us + std::max({time.memory_us, time.compute_us,
-                                                          time.chain_us}) * (1 - 1e-12));
+      EXPECT_GE(time.total_us,
+                time.launch_us +
+                    std::max({time.memory_us, time.compute_us, time.chain_us}) * (1 - 1e-12));
       return time.total_us;
     };
     for (int64_t hidden : {512, 2048, 8192})
@@ -212,55 +135,6 @@ TEST(Experts, SplittingThemLeavesLessToEach) {
   EXPECT_NEAR(h100().experts(decode).latency_us, h100().moe_layer({16, 128, 128}).latency_us, 1e-6);
 }
 
-TEST(Clocks, ALowerOneIsNeverFaster) {
-  const std::vector<CostEstimate> fast = some_of_each(h100());
-  std::vector<CostEstimate> last = fast;
-  for (double mhz = 1980; mhz >= 345; mhz -= 105) {
-    const HardwareState state = at_clock(mhz);
-    const std::vector<CostEstimate> now = some_of_each(h100(), &state);
-    for (size_t i = 0; i < now.size(); ++i) {
-      EXPECT_GE(now[i].latency_us, last[i].latency_us * (1 - 1e-12)) << i << " at " << mhz;
-      EXPECT_GT(now[i].energy_mj, 0);
-      EXPECT_LE(now[i].clock_bound_frac, 1 + 1e-12);
-      EXPECT_EQ(now[i].bytes, fast[i].bytes);
-    }
-    last = now;
-  }
-}
-
-TEST(Clocks, ComputeScalesWithThemMemoryHardly) {
-  const HardwareState half = at_clock(1320);  // two thirds of 1980
-  const auto slower = [&](auto&& estimate) {
-    return estimate(&half).latency_us / estimate(nullptr).latency_us;
-  };
-  const KernelCostModel& m = h100();
-  EXPECT_NEAR(slower([&](const HardwareState* s) { return m.attention({1, 8192, 8192, 32, 4, 128}, s); }), 1.5,
-              0.02);
-  EXPECT_NEAR(slower([&](const HardwareState* s) { return m.linear({16384, 8192, 8192}, s); }), 1.5, 0.06);
-  EXPECT_NEAR(slower([&](const HardwareState* s) { return m.experts(experts_of("qwen3-30b-a3b", 16384), s); }),
-              1.5, 0.2);
-  EXPECT_LT(slower([&](const HardwareState* s) { return m.elementwise({1e6, 4096, 2, 2}, s); }), 1.02);
-  EXPECT_LT(slower([&](const HardwareState* s) { return m.attention({64, 1, 30000, 32, 8, 128}, s); }), 1.02);
-  EXPECT_LT(slower([&](const HardwareState* s) { return m.experts(experts_of("qwen3-30b-a3b", 16), s); }), 1.2);
-}
-
-TEST(Energy, IsPowerThatTheBoardCanDraw) {
-  for (const char* name : {"h100-sxm", "h200-sxm", "a100-sxm", "b200-sxm"}) {
-    const KernelCostModel model = device(name);
-    for (const CostEstimate& e : some_of_each(model)) {
-      const double watts = e.energy_mj / e.latency_us * 1e3;
-      EXPECT_GT(watts, model.power().idle_w * 0.5) << name;
-      EXPECT_LT(watts, 2500) << name;
-      EXPECT_GT(e.bytes, 0);
-    }
-    HardwareState cold = at_clock(model.power().clock_max_mhz), hot = cold;
-    cold.temperature_c = 40;
-    hot.temperature_c = 85;
-    const LinearQuery query{16, 4096, 4096};
-    EXPECT_LT(model.linear(query, &cold).energy_mj, model.linear(query, &hot).energy_mj) << name;
-  }
-}
-
 TEST(DenseStep, ReadsTheDenseWeightsOnce) {
   for (const CostShape& shape : known_cost_shapes()) {
     const KernelCostModel model = device("h100-sxm", shape);
@@ -290,19 +164,32 @@ TEST(Operations, RefuseNonsense) {
   EXPECT_THROW(m.linear({1e300, 64, 64}), InvalidArgument);
   EXPECT_THROW(m.linear({1, 0, 64}), InvalidArgument);
   EXPECT_THROW(m.linear({1, 64, -64}), InvalidArgument);
-  for (const AttentionQuery& q :
-       {AttentionQuery{0, 1, 10, 8, 8, 64}, {1, nan, 10, 8, 8, 64}, {1, 11, 10, 8, 8, 64},
-        {1, 1, HUGE_VAL, 8, 8, 64}, {1, 1, 10, 8, 3, 64}, {1, 1, 10, 8, 0, 64},
-        {1, 1, 10, 8, 8, 0}, {1, 1, 10, 8, 8, 64, 0}})
+  for (const AttentionQuery& q : {AttentionQuery{0, 1, 10, 8, 8, 64},
+                                  {1, nan, 10, 8, 8, 64},
+                                  {1, 11, 10, 8, 8, 64},
+                                  {1, 1, HUGE_VAL, 8, 8, 64},
+                                  {1, 1, 10, 8, 3, 64},
+                                  {1, 1, 10, 8, 0, 64},
+                                  {1, 1, 10, 8, 8, 0},
+                                  {1, 1, 10, 8, 8, 64, 0}})
     EXPECT_THROW(m.attention(q), InvalidArgument);
   EXPECT_THROW(m.elementwise({0, 64, 1, 1}), InvalidArgument);
   EXPECT_THROW(m.elementwise({1, 0, 1, 1}), InvalidArgument);
   EXPECT_THROW(m.elementwise({1, 64, -1, 1}), InvalidArgument);
-  for (const ExpertsQuery& q :
-       {ExpertsQuery{0, 64, 8, 2}, {64, 0, 8, 2}, {64, 64, 0, 2}, {64, 64, 8, 0}, {64, 64, 8, 9},
-        {64, 64, 8, 2, 0}, {64, 64, 8, 2, 3}, {64, 64, 8, 2, 1, 0}, {64, 64, 8, 2, 1, 3},
-        {64, 64, 8, 2, 1, -1}, {64, 64, 8, 2, 1, 1, 0}, {64, 64, 8, 2, 1, 1, nan},
-        {64, 64, 8, 2, 1, 1, 1e300}, {64, 64, 8, 2, 1, 1, 1, "odd"}})
+  for (const ExpertsQuery& q : {ExpertsQuery{0, 64, 8, 2},
+                                {64, 0, 8, 2},
+                                {64, 64, 0, 2},
+                                {64, 64, 8, 0},
+                                {64, 64, 8, 9},
+                                {64, 64, 8, 2, 0},
+                                {64, 64, 8, 2, 3},
+                                {64, 64, 8, 2, 1, 0},
+                                {64, 64, 8, 2, 1, 3},
+                                {64, 64, 8, 2, 1, -1},
+                                {64, 64, 8, 2, 1, 1, 0},
+                                {64, 64, 8, 2, 1, 1, nan},
+                                {64, 64, 8, 2, 1, 1, 1e300},
+                                {64, 64, 8, 2, 1, 1, 1, "odd"}})
     EXPECT_THROW(m.experts(q), InvalidArgument);
   EXPECT_THROW(m.dense_step(16, nullptr, -1), InvalidArgument);
   const KernelCostModel without_shape = device("h100-sxm");

@@ -56,8 +56,7 @@ TEST(ProfileFit, FitsPowerWhereRowsAreLongEnough) {
   std::vector<MeasuredRow> rows = test::small_rows();
   for (MeasuredRow& row : rows) {
     row.power_limit_w = 700;
-    const KernelWork work =
-        work_of(row.shape, load_of(row.shape, row.tokens), test::small_peaks());
+    const KernelWork work = work_of(row.shape, load_of(row.shape, row.tokens), test::small_peaks());
     row.power_w =
         kernel_power_w(planted, row.power_limit_w, work, row.latency_us, test::small_peaks());
     if (row.latency_us < kLeastPowerUs) row.power_w = 77;  // what no reading of a short row tells
