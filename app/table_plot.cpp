@@ -28,9 +28,8 @@ std::vector<Curve> curves_of(const std::vector<const RowError*>& rows) {
     for (const RowError* row : curve.rows) errors.push_back(std::abs(row->latency_frac));
     std::sort(errors.begin(), errors.end());
     curve.median_error = errors[errors.size() / 2];
-    std::sort(curve.rows.begin(), curve.rows.end(), [](const RowError* a, const RowError* b) {
-      return a->row->tokens < b->row->tokens;
-    });
+    std::sort(curve.rows.begin(), curve.rows.end(),
+              [](const RowError* a, const RowError* b) { return a->row->tokens < b->row->tokens; });
     curves.push_back(std::move(curve));
   }
   std::sort(curves.begin(), curves.end(),
@@ -44,7 +43,8 @@ ScatterPanel panel_of(const Curve& curve) {
   for (const RowError* row : curve.rows) {
     const double x = std::log2(row->row->tokens);
     const double us = row->row->latency_us;
-    measured.points.push_back({x, us, 0, fmt::format("{} tokens: {:.1f} us", row->row->tokens, us)});
+    measured.points.push_back(
+        {x, us, 0, fmt::format("{} tokens: {:.1f} us", row->row->tokens, us)});
     const double guess_us = us * (1 + row->latency_frac);
     predicted.line.push_back({x, guess_us, 0, ""});
     predicted.points.push_back(
