@@ -110,6 +110,8 @@ Counts power_law_counts(std::mt19937_64& random, int64_t tokens, int experts, in
   }
   repair(counts, tokens, overflow, ep);
   repair(counts, tokens, missing, ep);
+  // Where nearly every expert is full, not all that was over found room before the rest was taken.
+  repair(counts, tokens, sum - std::accumulate(counts.begin(), counts.end(), int64_t{0}), ep);
   return counts;
 }
 
