@@ -172,6 +172,7 @@ std::vector<Counts> power_law_draws(const LoadKey& key) {
                          static_cast<uint64_t>(key.experts) * 1009U +
                          static_cast<uint64_t>(key.top_k));
   std::vector<Counts> draws;
+  draws.reserve(static_cast<size_t>(draws_of(key.experts)));
   for (int draw = 0; draw < draws_of(key.experts); ++draw)
     draws.push_back(
         power_law_counts(random, key.tokens, key.experts, key.top_k, key.ep, key.exponent));
