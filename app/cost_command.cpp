@@ -169,6 +169,7 @@ void run_query(CostOptions& options) {
   state.temperature_c = options.temperature_c;
   const bool given = options.clock_mhz || options.temperature_c;
   std::vector<Estimate> estimates;
+  estimates.reserve(options.tokens.size());
   for (double tokens : options.tokens)
     estimates.push_back({tokens, estimate_of(options, model, tokens, given ? &state : nullptr)});
   const nlohmann::ordered_json json = {{"device", model.device()},

@@ -104,6 +104,7 @@ std::vector<Group> groups_by(const std::vector<RowError>& rows, const KeyOf& key
     if (row.has_power) power.push_back(std::abs(row.power_frac));
   }
   std::vector<Group> groups;
+  groups.reserve(errors.size());
   for (auto& [name, of] : errors)
     groups.push_back({name, summary_of(std::move(of.first)), summary_of(std::move(of.second))});
   return groups;

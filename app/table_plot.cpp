@@ -23,8 +23,10 @@ std::vector<Curve> curves_of(const std::vector<const RowError*>& rows) {
   std::map<std::string, Curve> by_shape;
   for (const RowError* row : rows) by_shape[cost::text_of(row->row->shape)].rows.push_back(row);
   std::vector<Curve> curves;
+  curves.reserve(by_shape.size());
   for (auto& [name, curve] : by_shape) {
     std::vector<double> errors;
+    errors.reserve(curve.rows.size());
     for (const RowError* row : curve.rows) errors.push_back(std::abs(row->latency_frac));
     std::sort(errors.begin(), errors.end());
     curve.median_error = errors[errors.size() / 2];

@@ -161,6 +161,7 @@ double KernelModel::unseen_shape_error() const {
     shapes[{s.hidden_size, s.inter_size, s.experts, s.top_k, s.tp, s.ep}].push_back(i);
   }
   std::vector<std::vector<size_t>> groups;
+  groups.reserve(shapes.size());
   for (auto& [shape, group] : shapes) groups.push_back(std::move(group));
   return latency().held_out_error(groups);
 }

@@ -136,6 +136,7 @@ std::vector<MeasuredRow> read_measured_table(const std::filesystem::path& file) 
   const std::vector<std::string_view> lines = split(text, '\n');
   std::map<std::string, size_t, std::less<>> columns;
   std::vector<MeasuredRow> rows;
+  rows.reserve(lines.size());
   for (size_t i = 0; i < lines.size(); ++i) {
     std::string_view line = lines[i];
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);

@@ -41,6 +41,7 @@ ResidualField::ResidualField(std::vector<double> grid, const std::vector<Kriging
   prior_ = Eigen::MatrixXd::Zero(filled.rows(), filled.cols());
   if (filled.rows() < 2) return;  // one point's others say nothing
   std::vector<double> deviations;
+  deviations.reserve(static_cast<size_t>(filled.rows()));
   for (Eigen::Index r = 0; r < filled.rows(); ++r) {
     const Kriging::Prediction others = kriging_->without(static_cast<size_t>(r));
     deviations.push_back(others.deviation);
