@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <compare>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -12,6 +11,7 @@
 #include <optional>
 #include <random>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "thermoe/error.h"
@@ -144,7 +144,10 @@ struct LoadKey {
   int64_t tokens;
   int experts, top_k, ep;
   double exponent;
-  auto operator<=>(const LoadKey&) const = default;
+  bool operator<(const LoadKey& other) const {
+    return std::tie(tokens, experts, top_k, ep, exponent) <
+           std::tie(other.tokens, other.experts, other.top_k, other.ep, other.exponent);
+  }
 };
 
 // Remembers what was computed: a model asks for the same few thousand loads again and again.

@@ -16,6 +16,7 @@ struct Problem {
   using InputType = Eigen::VectorXd;
   using ValueType = Eigen::VectorXd;
   using JacobianType = Eigen::MatrixXd;
+  // NOLINTNEXTLINE(readability-identifier-naming): Eigen's names
   enum { InputsAtCompileTime = Eigen::Dynamic, ValuesAtCompileTime = Eigen::Dynamic };
 
   int inputs() const { return static_cast<int>(start.size()); }
