@@ -6,9 +6,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 
 #include "commands.h"
+#include "device_peaks.h"
 #include "paths.h"
 #include "table.h"
 #include "table_errors.h"
@@ -37,20 +37,11 @@ struct Estimate {
   CostEstimate cost;
 };
 
-std::vector<std::filesystem::path> shipped_profiles() {
-  std::set<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(shipped("data/profiles"))) {
-    const std::string name = entry.path().filename().string();
-    if (entry.path().extension() == ".json" && name.find("-power") == std::string::npos)
-      files.insert(entry.path());
-  }
-  return {files.begin(), files.end()};
-}
-
 // The shipped profile whose kernels are those of the rows: same device, same operation.
 cost::KernelProfile profile_for(const cost::MeasuredRow& row) {
   std::string known;
   for (const std::filesystem::path& file : shipped_profiles()) {
+    if (is_power_profile(file)) continue;
     cost::KernelProfile profile = cost::read_kernel_profile(file);
     const bool has_operation = profile.kernels.front().op == row.shape.op;
     if (profile.device == row.device && has_operation) return profile;

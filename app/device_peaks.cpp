@@ -2,8 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
-#include <set>
+#include <algorithm>
 
 #include "paths.h"
 #include "thermoe/digital_twin.h"
@@ -17,20 +16,26 @@ DevicePeaks peaks_in(const std::filesystem::path& file) {
   return {p.memory_bytes_per_s, p.tensor_flops_per_s, file.filename().string()};
 }
 
+}  // namespace
+
+std::vector<std::filesystem::path> shipped_profiles() {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(shipped("data/profiles")))
+    if (entry.path().extension() == ".json") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 bool is_power_profile(const std::filesystem::path& file) {
   const std::string suffix = "-power.json", name = file.filename().string();
   return name.size() > suffix.size() && name.substr(name.size() - suffix.size()) == suffix;
 }
 
-}  // namespace
-
 DevicePeaks device_peaks(const std::string& device, const std::string& power_profile) {
   if (!power_profile.empty()) return peaks_in(power_profile);
-  std::set<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(shipped("data/profiles")))
-    if (is_power_profile(entry.path())) files.insert(entry.path());
   std::string known;
-  for (const std::filesystem::path& file : files) {
+  for (const std::filesystem::path& file : shipped_profiles()) {
+    if (!is_power_profile(file)) continue;
     const std::string name = read_twin_parameters(file).device;
     if (name == device) return peaks_in(file);
     known += (known.empty() ? "" : ", ") + name;

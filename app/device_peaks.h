@@ -1,9 +1,16 @@
-// A device's peaks, from its power profile.
+// The shipped profiles, and a device's peaks from its power profile.
 #pragma once
 
+#include <filesystem>
 #include <string>
+#include <vector>
 
 namespace thermoe::app {
+
+// The files of data/profiles in order. Throws IoError where that folder isn't found.
+std::vector<std::filesystem::path> shipped_profiles();
+// By its name, "<device>-power.json"; the others are kernel profiles.
+bool is_power_profile(const std::filesystem::path& file);
 
 struct DevicePeaks {
   double memory_bytes_per_s = 0, bf16_flops_per_s = 0;

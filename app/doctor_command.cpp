@@ -9,6 +9,7 @@
 
 #include "commands.h"
 #include "cpu_sensors.h"
+#include "device_peaks.h"
 #include "kernels/cuda/devices.h"
 #include "paths.h"
 #include "prometheus_export.h"
@@ -88,9 +89,8 @@ Finding find_prometheus() {
 Finding find_profiles() {
   try {
     std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(shipped("data/profiles")))
-      if (entry.path().extension() == ".json") names.push_back(entry.path().stem().string());
-    std::sort(names.begin(), names.end());
+    for (const std::filesystem::path& file : shipped_profiles())
+      names.push_back(file.stem().string());
     return {"profiles", !names.empty(), fmt::format("{}", fmt::join(names, ", ")), ""};
   } catch (const Error& error) {
     return {"profiles", false, error.what(), "run from a checkout or an install tree"};

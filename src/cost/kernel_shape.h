@@ -55,14 +55,12 @@ RooflineParameters roofline_start();
 
 // Time of one operation by its parts, microseconds.
 struct RooflineTime {
-  double launch_us =
-      0;  // starting kernels, routing and permutation: grows with neither bytes nor FLOPs
-  double memory_us = 0;   // weights and activations at the attained bandwidth
-  double compute_us = 0;  // tiles at the attained matrix rate
-  double chain_us = 0;    // one tile's own chain of loads and products, however few there are
-  double total_us = 0;    // launch + a smooth maximum of the other three
-  double memory_share =
-      0;  // d log(total) / d log(memory): the part of the total that the memory sets
+  double launch_us = 0;     // starting kernels, routing, permutation: neither bytes nor FLOPs
+  double memory_us = 0;     // weights and activations at the attained bandwidth
+  double compute_us = 0;    // tiles at the attained matrix rate
+  double chain_us = 0;      // one tile's own chain of loads and products, however few there are
+  double total_us = 0;      // launch + a smooth maximum of the other three
+  double memory_share = 0;  // d log(total) / d log(memory): what the memory's speed sets
 };
 // The work behind it, for energy.
 struct KernelWork {

@@ -36,9 +36,10 @@ struct ShapeLess {
   }
 };
 
-bool same_but_for_load(KernelShape a, const KernelShape& b) {
-  a.load_exponent = b.load_exponent;
-  return a == b;
+// The shape alone, whatever its load.
+KernelShape unloaded(KernelShape shape) {
+  shape.load_exponent = 0;
+  return shape;
 }
 
 HeldOutErrors errors_of(std::vector<double> errors) {
@@ -117,11 +118,7 @@ void fit_roofline(MeasuredKernel& kernel, const std::vector<Sample>& samples,
 // Whole shapes, all their loads together, with a number that starts at 0.
 std::map<KernelShape, int, ShapeLess> shapes_of(const MeasuredKernel& kernel) {
   std::map<KernelShape, int, ShapeLess> shapes;
-  for (const MeasuredCurve& curve : kernel.curves) {
-    KernelShape shape = curve.shape;
-    shape.load_exponent = 0;
-    shapes.emplace(shape, 0);
-  }
+  for (const MeasuredCurve& curve : kernel.curves) shapes.emplace(unloaded(curve.shape), 0);
   return shapes;
 }
 
@@ -135,12 +132,18 @@ std::vector<int> folds_of(const MeasuredKernel& kernel, int folds) {
   size_t next = 0;
   for (auto& [shape, fold] : of) fold = order[next++] % folds;
   std::vector<int> out;
-  for (const MeasuredCurve& curve : kernel.curves) {
-    KernelShape shape = curve.shape;
-    shape.load_exponent = 0;
-    out.push_back(of.at(shape));
-  }
+  out.reserve(kernel.curves.size());
+  for (const MeasuredCurve& curve : kernel.curves) out.push_back(of.at(unloaded(curve.shape)));
   return out;
+}
+
+// The kernel with the curves of all folds but one.
+MeasuredKernel without_fold(const MeasuredKernel& kernel, const std::vector<int>& fold, int held) {
+  MeasuredKernel rest = kernel;
+  rest.curves.clear();
+  for (size_t i = 0; i < fold.size(); ++i)
+    if (fold[i] != held) rest.curves.push_back(kernel.curves[i]);
+  return rest;
 }
 
 // Absolute relative errors of the power where a measured curve's can be trusted.
@@ -158,10 +161,7 @@ double unseen_power_error(const MeasuredKernel& kernel, const KernelPeaks& peaks
   const std::vector<int> fold = folds_of(kernel, 2);
   std::vector<double> errors;
   for (int f = 0; f < 2; ++f) {
-    MeasuredKernel rest = kernel;
-    rest.curves.clear();
-    for (size_t i = 0; i < fold.size(); ++i)
-      if (fold[i] != f) rest.curves.push_back(kernel.curves[i]);
+    MeasuredKernel rest = without_fold(kernel, fold, f);
     if (rest.curves.empty()) continue;
     const KernelModel model(std::move(rest), peaks);
     for (size_t i = 0; i < fold.size(); ++i)
@@ -216,7 +216,7 @@ MeasuredKernel thinned(const MeasuredKernel& kernel) {
   for (size_t first = 0, shape = 0; first < kernel.curves.size(); ++shape) {
     size_t end = first + 1;
     while (end < kernel.curves.size() &&
-           same_but_for_load(kernel.curves[first].shape, kernel.curves[end].shape))
+           unloaded(kernel.curves[first].shape) == unloaded(kernel.curves[end].shape))
       ++end;
     out.curves.push_back(kernel.curves[first + shape % (end - first)]);
     first = end;
@@ -258,10 +258,7 @@ void hold_out_shapes(MeasuredKernel& kernel, const KernelPeaks& peaks, int folds
   const std::vector<int> fold = folds_of(kernel, folds);
   std::vector<double> latency, power;
   for (int f = 0; f < folds; ++f) {
-    MeasuredKernel rest = kernel;
-    rest.curves.clear();
-    for (size_t i = 0; i < fold.size(); ++i)
-      if (fold[i] != f) rest.curves.push_back(kernel.curves[i]);
+    MeasuredKernel rest = without_fold(kernel, fold, f);
     fit_kernel(rest, peaks);
     const KernelModel model(std::move(rest), peaks);
     for (size_t i = 0; i < fold.size(); ++i) {
