@@ -1,6 +1,8 @@
 #include "experts/expert_tasks.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <memory>
 
 #include "kernels/cpu/multiply.h"
 
@@ -24,13 +26,33 @@ int64_t panel_outputs(int64_t outputs, int64_t bytes, size_t tiles) {
          cpu::kPackedBlock;
 }
 
+Planes planes_of(Precision precision) {
+  return precision == Precision::kInt4 ? Planes::kHi : Planes::kBoth;
+}
+
+// Aligned scratch of a quantised expert's run() behind `before` floats of a buffer that grows.
+struct QuantizedScratch {
+  std::byte* bytes = nullptr;
+
+  QuantizedScratch(const QuantizedExpert& expert, int64_t rows, size_t before,
+                   std::vector<float>& buffer) {
+    constexpr size_t kAlignment = 64;
+    const size_t size = expert.scratch_bytes(rows);
+    const size_t floats = before + (size + kAlignment) / sizeof(float) + 1;
+    if (buffer.size() < floats) buffer.resize(floats);
+    void* at = buffer.data() + before;
+    size_t room = (buffer.size() - before) * sizeof(float);
+    bytes = static_cast<std::byte*>(std::align(kAlignment, size, at, room));
+  }
+};
+
 struct Runner {
-  std::span<const SimpleExpert> experts;
+  std::span<const ExpertWeights> experts;
   const ExpertBuffers& buffers;
 
   // Columns [first, first + count) of silu(gate x) * (up x) of a tile.
   void activate(const ExpertTile& tile, int64_t first, int64_t count, float* scratch) const {
-    const SimpleExpert& expert = experts[static_cast<size_t>(tile.expert)];
+    const SimpleExpert& expert = stored(tile);
     const cpu::PackedRows rows{buffers.input.data, buffers.input.stride, tile.count,
                                buffers.tokens + tile.first};
     float* gated = scratch;
@@ -46,10 +68,29 @@ struct Runner {
   }
 
   void project(const ExpertTile& tile, int64_t first, int64_t count, float* scratch) const {
-    const SimpleExpert& expert = experts[static_cast<size_t>(tile.expert)];
+    const SimpleExpert& expert = stored(tile);
     cpu::multiply({buffers.inner.row(tile.first), buffers.inner.stride, tile.count}, expert.down(),
                   first, count, buffers.outputs.row(tile.first), buffers.outputs.stride, false,
                   scratch);
+  }
+
+  const SimpleExpert& stored(const ExpertTile& tile) const {
+    return *experts[static_cast<size_t>(tile.target.expert)].stored;
+  }
+
+  // Both products of a quantised tile.
+  void run_quantized(const ExpertTile& tile, std::vector<float>& scratch) const {
+    const int64_t hidden = buffers.rows.cols;
+    std::vector<float>& gathered = scratch;
+    const QuantizedExpert& expert = *experts[static_cast<size_t>(tile.target.expert)].quantized;
+    const size_t inputs = static_cast<size_t>(tile.count * hidden);
+    const QuantizedScratch space(expert, tile.count, inputs, gathered);
+    for (int64_t r = 0; r < tile.count; ++r)
+      std::copy_n(buffers.rows.row(buffers.tokens[tile.first + r]), hidden,
+                  gathered.data() + r * hidden);
+    expert.run(ConstMatrix(gathered.data(), tile.count, hidden), planes_of(tile.target.precision),
+               Matrix(buffers.outputs.row(tile.first), tile.count, hidden, buffers.outputs.stride),
+               space.bytes);
   }
 };
 
@@ -61,31 +102,18 @@ size_t worker_floats(const SimpleExpert& expert, std::span<const ExpertTile> til
                   cpu::multiply_scratch_floats(rows, expert.inter_size(), false));
 }
 
-}  // namespace
+bool is_stored(const ExpertTile& tile) { return tile.target.precision == Precision::kStored; }
 
-void make_tiles(const RoutingPlan& plan, std::vector<ExpertTile>& tiles) {
-  tiles.clear();
-  for (int e = 0; e < plan.experts; ++e) {
-    const int64_t load = plan.load(e);
-    const int64_t parts = (load + kTileRows - 1) / kTileRows;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = load * part / parts, end = load * (part + 1) / parts;
-      tiles.push_back({e, plan.offsets[static_cast<size_t>(e)] + begin, end - begin});
-    }
-  }
-}
-
-void run_tiles(std::span<const SimpleExpert> experts, std::span<const ExpertTile> tiles,
-               const ExpertBuffers& buffers, ThreadPool& pool) {
+void run_stored(const Runner& runner, std::span<const ExpertTile> tiles, ThreadPool& pool) {
   if (tiles.empty()) return;
-  const SimpleExpert& any = experts.front();
+  const ExpertBuffers& buffers = runner.buffers;
+  const SimpleExpert& any = runner.stored(tiles.front());
   const int64_t inter = any.inter_size(), hidden = any.hidden_size();
   const int64_t matrix_bytes = static_cast<int64_t>(any.gate().bytes());
   for (auto& scratch : buffers.worker_scratch) {
     const size_t floats = worker_floats(any, tiles);
     if (scratch.size() < floats) scratch.resize(floats);
   }
-  const Runner runner{experts, buffers};
   const auto scratch_of = [&](int worker) {
     return buffers.worker_scratch[static_cast<size_t>(worker)].data();
   };
@@ -111,6 +139,45 @@ void run_tiles(std::span<const SimpleExpert> experts, std::span<const ExpertTile
   };
   panels(inter, inner_panel, [&](auto&&... args) { runner.activate(args...); });
   panels(hidden, outer_panel, [&](auto&&... args) { runner.project(args...); });
+}
+
+}  // namespace
+
+void make_tiles(const RoutingPlan& plan, std::span<const ExpertTarget> targets,
+                std::vector<ExpertTile>& tiles) {
+  tiles.clear();
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const int64_t load = plan.load(static_cast<int>(i));
+    const int64_t parts = (load + kTileRows - 1) / kTileRows;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = load * part / parts, end = load * (part + 1) / parts;
+      tiles.push_back({targets[i], plan.offsets[i] + begin, end - begin});
+    }
+  }
+  std::stable_partition(tiles.begin(), tiles.end(), is_stored);
+}
+
+void run_expert(const ExpertWeights& expert, Precision precision, ConstMatrix x, Matrix out,
+                std::vector<float>& scratch) {
+  if (precision != Precision::kStored) {
+    const QuantizedScratch space(*expert.quantized, x.rows, 0, scratch);
+    return expert.quantized->run(x, planes_of(precision), out, space.bytes);
+  }
+  const size_t floats = expert.stored->scratch_floats(x.rows);
+  if (scratch.size() < floats) scratch.resize(floats);
+  expert.stored->run(x, out, scratch.data());
+}
+
+void run_tiles(std::span<const ExpertWeights> experts, std::span<const ExpertTile> tiles,
+               const ExpertBuffers& buffers, ThreadPool& pool) {
+  const Runner runner{experts, buffers};
+  const auto stored_end = std::find_if_not(tiles.begin(), tiles.end(), is_stored);
+  run_stored(runner, tiles.first(static_cast<size_t>(stored_end - tiles.begin())), pool);
+  const auto quantized = tiles.subspan(static_cast<size_t>(stored_end - tiles.begin()));
+  pool.run(static_cast<int>(quantized.size()), [&](int task, int worker) {
+    runner.run_quantized(quantized[static_cast<size_t>(task)],
+                         buffers.worker_scratch[static_cast<size_t>(worker)]);
+  });
 }
 
 }  // namespace thermoe
