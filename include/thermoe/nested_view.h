@@ -16,12 +16,14 @@ constexpr const char* name_of(Planes planes) { return planes == Planes::kHi ? "i
 //   int8: w[r, c] = base * scale[r, c / 32] * (plane_ratio * hi[r, c] + lo[r, c])
 //   int4: w[r, c] = base * scale[r, c / 32] *  plane_ratio * hi[r, c]
 //
-// with hi and lo in [-8, 7]. Stored in blocks of 32 rows by 32 columns, row blocks outermost, both
-// dimensions padded with blocks' worth of zeros (hi = lo = 0). One block is 512 bytes of each plane
-// and 32 bytes of scales; docs/kernels.md draws it. It is the order of the A operand of the matrix
-// instruction m16n8k16, two row tiles m by two column tiles k: thread (g = 0..7, t = 0..3) of a
-// warp owns bytes 16 (4 g + t) .. + 15 of a plane's block, four little-endian words
-// (m, k) = (0, 0), (1, 0), (0, 1), (1, 1). A word holds 8 nibbles, biased by 8, lowest bits first:
+// with hi and lo in [-8, 7]. At plane_ratio 16 the planes are the halves of an int8, and hi has to
+// be its rounding; below, they overlap, and hi may be rounded for the sake of the int4 products
+// (experts/nested_quantizer.h). Stored in blocks of 32 rows by 32 columns, row blocks outermost,
+// both dimensions padded with blocks' worth of zeros (hi = lo = 0). One block is 512 bytes of each
+// plane and 32 bytes of scales; docs/kernels.md draws it. It is the order of the A operand of the
+// matrix instruction m16n8k16, two row tiles m by two column tiles k: thread (g = 0..7, t = 0..3)
+// of a warp owns bytes 16 (4 g + t) .. + 15 of a plane's block, four little-endian words (m, k) =
+// (0, 0), (1, 0), (0, 1), (1, 1). A word holds 8 nibbles, biased by 8, lowest bits first:
 //
 //   nibble   0      1      2      3      4      5      6      7
 //   row      g    g + 8    g    g + 8    g    g + 8    g    g + 8      of 16 m ..
@@ -42,25 +44,27 @@ struct NestedView {
   const uint8_t* scales = nullptr;  // [row_blocks, col_blocks, 32]
   int64_t rows = 0, cols = 0;
   float base = 1;
-  int32_t plane_ratio = 16;  // 1 to 16
+  int32_t plane_ratio = 16;  // 1 to 16; what thermoe quantize writes has 12
 
   int64_t row_blocks() const { return (rows + kBlock - 1) / kBlock; }
   int64_t col_blocks() const { return (cols + kBlock - 1) / kBlock; }
   int64_t blocks() const { return row_blocks() * col_blocks(); }
   // Bytes that a product reads.
   size_t bytes(Planes planes) const {
-    return static_cast<size_t>(blocks() * (kScaleBlockBytes + (planes == Planes::kHi ? 1 : 2) *
-                                                                  kPlaneBlockBytes));
+    const int64_t read = planes == Planes::kHi ? 1 : 2;
+    return static_cast<size_t>(blocks() * (kScaleBlockBytes + read * kPlaneBlockBytes));
   }
   bool empty() const { return hi == nullptr || lo == nullptr || scales == nullptr; }
 };
 
-// A scale of one byte: sign, 4 bits of exponent, 3 of mantissa, as f8 e4m3fn has them but for NaN
-// (0x7F is 480): 2^-9 to 480, both signs, and zero.
+// A scale of one byte: sign, 3 bits of exponent, 4 of mantissa: +-(1 + m / 16) 2^(e - 3) for e >=
+// 1,
+// +-m / 16 2^-2 for e = 0. From 2^-6 to 31, and zero. Four bits of mantissa serve better than f8
+// e4m3's three: within a matrix scales don't differ by more than the exponents span.
 inline float nested_scale(uint8_t code) {
   const uint32_t bits =
-      (static_cast<uint32_t>(code & 0x80u) << 24) | (static_cast<uint32_t>(code & 0x7Fu) << 20);
-  return std::bit_cast<float>(bits) * 0x1p120f;
+      (static_cast<uint32_t>(code & 0x80u) << 24) | (static_cast<uint32_t>(code & 0x7Fu) << 19);
+  return std::bit_cast<float>(bits) * 0x1p124f;
 }
 
 }  // namespace thermoe

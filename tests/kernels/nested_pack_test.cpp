@@ -116,11 +116,11 @@ TEST(NestedPack, JoinsGateAndUp) {
 
 TEST(NestedScale, IsAnF8WithoutNan) {
   EXPECT_EQ(nested_scale(0), 0.0f);
-  EXPECT_EQ(nested_scale(1), std::ldexp(1.0f, -9));
-  EXPECT_EQ(nested_scale(0x38), 1.0f);
-  EXPECT_EQ(nested_scale(0xB9), -1.125f);
-  EXPECT_EQ(nested_scale(0x7E), 448.0f);
-  EXPECT_EQ(nested_scale(0x7F), 480.0f);
+  EXPECT_EQ(nested_scale(1), std::ldexp(1.0f, -6));
+  EXPECT_EQ(nested_scale(0x30), 1.0f);
+  EXPECT_EQ(nested_scale(0xB2), -1.125f);
+  EXPECT_EQ(nested_scale(0x7E), 30.0f);
+  EXPECT_EQ(nested_scale(0x7F), 31.0f);
 }
 
 }  // namespace
