@@ -152,7 +152,7 @@ TEST(NestedMultiply, IsExactInIntegers) {
       for (const int64_t count : {1, 2, 3, 4, 5, 6, 7, 16, 33})
         for (const int32_t ratio : {1, 7, 8, 16}) {
           NaturalPlanes w = random_planes(outputs, cols, ++seed);
-          for (uint8_t& scale : w.scales) scale = 0x38;
+          for (uint8_t& scale : w.scales) scale = testing::kUnitScale;
           const PackedPlanes packed = pack_nested(w);
           std::vector<float> x;
           for (int64_t i = 0; i < count * cols; ++i)
@@ -187,7 +187,7 @@ TEST(NestedMultiply, DoesNotSaturate) {
           NaturalPlanes w = random_planes(32, 64, 1);
           w.hi.assign(w.hi.size(), static_cast<int8_t>(extreme));
           w.lo = w.hi;
-          for (uint8_t& scale : w.scales) scale = 0x38;
+          for (uint8_t& scale : w.scales) scale = testing::kUnitScale;
           const PackedPlanes packed = pack_nested(w);
           Rows rows(std::vector<float>(static_cast<size_t>(count * 64), sign), count, 64);
           std::vector<float> y(static_cast<size_t>(count * 32));

@@ -227,8 +227,8 @@ HWY_INLINE void decode_scales(const uint8_t* codes, float* to) {
     // Signed: the sign is copied into all upper bits, of which only the first may stay.
     const auto code = hn::PromoteTo(d32, hn::LoadU(d8, reinterpret_cast<const int8_t*>(codes) + i));
     const auto bits =
-        hn::And(hn::ShiftLeft<20>(code), hn::Set(d32, static_cast<int32_t>(0x87F00000)));
-    hn::Store(hn::Mul(hn::BitCast(d, bits), hn::Set(d, 0x1p120f)), d, to + i);
+        hn::And(hn::ShiftLeft<19>(code), hn::Set(d32, static_cast<int32_t>(0x83F80000)));
+    hn::Store(hn::Mul(hn::BitCast(d, bits), hn::Set(d, 0x1p124f)), d, to + i);
   }
 }
 
