@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/nested.h"
 #include "kernels/cpu/nested_pack.h"
 #include "thermoe/error.h"
 
@@ -24,21 +24,9 @@ void check_view(const char* name, const NestedView& w) {
         fmt::format("{} has base {}: it must be finite and positive", name, w.base));
 }
 
-// x in groups of 32 rounded to 127 steps of each group's largest magnitude.
-void round_groups(const float* x, int64_t count, float* to) {
-  for (int64_t first = 0; first < count; first += NestedView::kBlock) {
-    const int64_t end = std::min(count, first + NestedView::kBlock);
-    float most = 0;
-    for (int64_t i = first; i < end; ++i) most = std::max(most, std::fabs(x[i]));
-    for (int64_t i = first; i < end; ++i)
-      to[i] = most == 0 ? 0 : std::nearbyint(x[i] * (127 / most)) * (most / 127);
-  }
-}
-
-double dot(const float* a, const float* b, int64_t count) {
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(a[i]) * b[i];
-  return sum;
+// Columns of a row of silu(gate) * up, whose bytes keep to multiples of 64.
+int64_t padded_inter(int64_t inter) {
+  return (inter + cpu::kUnitsPerBlock - 1) / cpu::kUnitsPerBlock * cpu::kUnitsPerBlock;
 }
 
 }  // namespace
@@ -54,35 +42,29 @@ QuantizedExpert::QuantizedExpert(const NestedView& gate_up, const NestedView& do
         shape_of(gate_up), shape_of(down)));
 }
 
-size_t QuantizedExpert::scratch_bytes(int64_t /*rows*/) const {
-  const int64_t weights = std::max(gate_up_.rows * gate_up_.cols, down_.rows * down_.cols);
-  return static_cast<size_t>(weights + hidden_size() + 2 * inter_size()) * sizeof(float);
+size_t QuantizedExpert::scratch_bytes(int64_t rows) const {
+  return static_cast<size_t>(rows) *
+         static_cast<size_t>(cpu::quantized_row_bytes(hidden_size()) +
+                             cpu::quantized_row_bytes(inter_size()) +
+                             padded_inter(inter_size()) * int64_t{sizeof(float)});
 }
 
 void QuantizedExpert::run(ConstMatrix x, Planes planes, Matrix out, std::byte* scratch) const {
-  const int64_t hidden = hidden_size(), inter = inter_size();
-  if (x.cols != hidden || out.cols != hidden || out.rows != x.rows)
+  const int64_t rows = x.rows, hidden = hidden_size(), inter = inter_size();
+  if (x.cols != hidden || out.cols != hidden || out.rows != rows)
     throw InvalidArgument(
-        fmt::format("an expert of hidden size {} can't turn [{}, {}] into [{}, {}]", hidden, x.rows,
+        fmt::format("an expert of hidden size {} can't turn [{}, {}] into [{}, {}]", hidden, rows,
                     x.cols, out.rows, out.cols));
-  float* rounded = reinterpret_cast<float*>(scratch);
-  float* inner = rounded + hidden;
-  float* rounded_inner = inner + inter;
-  float* weights = rounded_inner + inter;
-  for (int64_t r = 0; r < x.rows; ++r) {
-    round_groups(x.row(r), hidden, rounded);
-    cpu::dequantize_nested(gate_up_, planes, Matrix(weights, gate_up_.rows, hidden));
-    for (int64_t unit = 0; unit < inter; ++unit) {
-      const float* gate = weights + cpu::gate_row(unit) * hidden;
-      const double g = dot(rounded, gate, hidden);
-      inner[unit] = static_cast<float>(g / (1 + std::exp(-g)) *
-                                       dot(rounded, gate + cpu::kUpRow * hidden, hidden));
-    }
-    round_groups(inner, inter, rounded_inner);
-    cpu::dequantize_nested(down_, planes, Matrix(weights, hidden, inter));
-    for (int64_t o = 0; o < hidden; ++o)
-      out(r, o) = static_cast<float>(dot(rounded_inner, weights + o * inter, inter));
-  }
+  const cpu::MutableQuantizedRows input{scratch, hidden, rows};
+  const cpu::MutableQuantizedRows inner{input.row(rows), inter, rows};
+  const Matrix activated(reinterpret_cast<float*>(inner.row(rows)), rows, inter,
+                         padded_inter(inter));
+  cpu::quantize_rows(x, 0, input);
+  cpu::nested_swiglu({input.data, hidden, rows}, gate_up_, planes, 0, gate_up_.row_blocks(),
+                     activated.data, activated.stride);
+  cpu::quantize_rows(activated, 0, inner);
+  cpu::nested_multiply({inner.data, inter, rows}, down_, planes, 0, down_.row_blocks(), out.data,
+                       out.stride);
 }
 
 }  // namespace thermoe

@@ -7,10 +7,12 @@
 
 namespace thermoe::testing {
 
-// Scales between 1/8 and 15 in magnitude, of both signs.
+constexpr uint8_t kUnitScale = 0x30;  // nested_scale() of it is 1
+
+// Scales between 1/2 and 8 in magnitude, of both signs.
 inline cpu::NaturalPlanes random_planes(int64_t rows, int64_t cols, uint32_t seed) {
   std::mt19937 generator(seed);
-  std::uniform_int_distribution<int> nibble(-8, 7), scale(0x20, 0x57), sign(0, 1);
+  std::uniform_int_distribution<int> nibble(-8, 7), scale(0x20, 0x5F), sign(0, 1);
   cpu::NaturalPlanes planes{rows, cols, {}, {}, {}};
   for (int64_t i = 0; i < rows * cols; ++i) {
     planes.hi.push_back(static_cast<int8_t>(nibble(generator)));

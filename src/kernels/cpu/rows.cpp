@@ -7,19 +7,11 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 // After highway.h: they need its macros.
-#include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/stored-inl.h"
+#include "kernels/cpu/swiglu-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace thermoe::cpu::HWY_NAMESPACE {
-
-HWY_INLINE Vector swiglu(Vector gate, Vector up) {
-  const Floats d;
-  const Vector one = hn::Set(d, 1.0f);
-  // hn::Exp wraps above 88.7; at 88 the quotient is already below 1e-35.
-  const Vector exponent = hn::Min(hn::Neg(gate), hn::Set(d, 88.0f));
-  return hn::Mul(hn::Div(gate, hn::Add(one, hn::Exp(d, exponent))), up);
-}
 
 template <DType kType>
 void pack_one(const float* from, int64_t cols, float* to) {
@@ -43,8 +35,8 @@ void pack_swiglu_one(const float* gate, const float* up, int64_t cols, float* to
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t c = 0;
   for (; c + 2 * lanes <= cols; c += 2 * lanes)
-    store_packed<kType>(swiglu(hn::LoadU(d, gate + c), hn::LoadU(d, up + c)),
-                        swiglu(hn::LoadU(d, gate + c + lanes), hn::LoadU(d, up + c + lanes)),
+    store_packed<kType>(swiglu(d, hn::LoadU(d, gate + c), hn::LoadU(d, up + c)),
+                        swiglu(d, hn::LoadU(d, gate + c + lanes), hn::LoadU(d, up + c + lanes)),
                         to + c);
   const int64_t padded = padded_cols(cols);
   if (c == padded) return;
@@ -53,8 +45,8 @@ void pack_swiglu_one(const float* gate, const float* up, int64_t cols, float* to
   float gates[kPackedBlock] = {}, ups[kPackedBlock] = {};  // swiglu(0, 0) = 0
   std::copy(gate + c, gate + cols, gates);
   std::copy(up + c, up + cols, ups);
-  store_packed<kType>(swiglu(hn::LoadU(d, gates), hn::LoadU(d, ups)),
-                      swiglu(hn::LoadU(d, gates + lanes), hn::LoadU(d, ups + lanes)), to + c);
+  store_packed<kType>(swiglu(d, hn::LoadU(d, gates), hn::LoadU(d, ups)),
+                      swiglu(d, hn::LoadU(d, gates + lanes), hn::LoadU(d, ups + lanes)), to + c);
 }
 
 void pack_rows(DType dtype, ConstMatrix x, Matrix packed) {
