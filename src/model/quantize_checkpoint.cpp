@@ -219,7 +219,7 @@ class LayerQuantizer : public PlanObserver {
   void on_plan(int, const RoutingPlan&) override {}
   void on_layer(const LayerPass& pass) override {
     std::vector<SimpleExpert> experts;
-    for (int e = 0; e < pass.layer.experts(); ++e) experts.push_back(pass.layer.expert(e));
+    for (int e = 0; e < pass.layer.experts(); ++e) experts.push_back(*pass.layer.expert(e).stored);
     conversion_.add_layer(pass.layer.settings().layer, experts, calibration_inputs(pass));
   }
 
@@ -286,7 +286,7 @@ QuantizeResult quantize_checkpoint(const Checkpoint& source,
       const auto& moe = weights.layers[static_cast<size_t>(layer)].moe;
       if (!moe) continue;
       std::vector<SimpleExpert> experts;
-      for (int e = 0; e < moe->experts(); ++e) experts.push_back(moe->expert(e));
+      for (int e = 0; e < moe->experts(); ++e) experts.push_back(*moe->expert(e).stored);
       conversion.add_layer(layer, experts, std::vector<ExpertInputs>(experts.size()));
     }
   }
