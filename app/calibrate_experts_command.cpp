@@ -7,13 +7,13 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "calibration_text.h"
 #include "commands.h"
 #include "engine.h"
 #include "paths.h"
 #include "progress.h"
 #include "table.h"
 #include "thermoe/calibrate_experts.h"
-#include "thermoe/error.h"
 
 namespace thermoe::app {
 namespace {
@@ -25,26 +25,6 @@ struct CalibrateOptions {
   int64_t tokens = 2048;
   CalibrationSettings settings;
 };
-
-// The beginning of every text, as many tokens of each.
-std::vector<std::vector<int32_t>> read_texts(const Tokenizer& tokenizer,
-                                             const CalibrateOptions& options) {
-  const int64_t files = static_cast<int64_t>(options.texts.size());
-  std::vector<std::vector<int32_t>> texts;
-  for (int64_t f = 0; f < files; ++f) {
-    const std::string& file = options.texts[static_cast<size_t>(f)];
-    const size_t wanted =
-        static_cast<size_t>(options.tokens * (f + 1) / files - options.tokens * f / files);
-    std::vector<int32_t> tokens = tokenizer.encode(read_file(file));
-    if (tokens.size() < wanted)
-      throw IoError(file, fmt::format("holds {} tokens, fewer than the {} asked of it: give more "
-                                      "text or a smaller --tokens",
-                                      tokens.size(), wanted));
-    tokens.resize(wanted);
-    texts.push_back(std::move(tokens));
-  }
-  return texts;
-}
 
 // What people look at first in one layer.
 struct LayerSummary {
@@ -143,7 +123,7 @@ nlohmann::ordered_json to_json(const CalibrateOptions& options,
 void run_calibrate(CalibrateOptions& options) {
   options.engine.calibrated = false;  // it makes one: what lies there must not stand in the way
   Engine engine(options.engine);
-  const auto texts = read_texts(engine.tokenizer, options);
+  const auto texts = read_beginnings(engine.tokenizer, options.texts, options.tokens);
   const auto start = std::chrono::steady_clock::now();
   auto progress =
       std::make_unique<Progress>("calibrate", static_cast<double>(options.tokens), "tokens");

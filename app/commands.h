@@ -10,6 +10,7 @@ namespace thermoe::app {
 void add_run_command(CLI::App& program);
 void add_eval_command(CLI::App& program);
 void add_calibrate_experts_command(CLI::App& program);
+void add_quantize_command(CLI::App& program);
 void add_route_command(CLI::App& program);
 void add_frontier_command(CLI::App& program);
 void add_cost_command(CLI::App& program);

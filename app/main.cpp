@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   thermoe::app::add_run_command(program);
   thermoe::app::add_eval_command(program);
   thermoe::app::add_calibrate_experts_command(program);
+  thermoe::app::add_quantize_command(program);
   thermoe::app::add_route_command(program);
   thermoe::app::add_frontier_command(program);
   thermoe::app::add_cost_command(program);

@@ -12,11 +12,12 @@ struct AdaptiveRouterSettings {
   UtilityModel utility = {};
   // Where a request says nothing of them:
   RoutingGoal goal = {};
-  float open_price = 0, slope_price = 0;  // of every instance
-  int min_k = 0;                          // 0: exactly k
-  int dual_iterations = 200;              // at most, for the bound
-  double dual_gap_frac = 1e-6;            // stop when the gap is below this
-  int exact_nodes = 4000;                 // sets of experts tried, at most, to close the gap
+  // Of every instance; opening costs open_price times the read_frac of the instance's variant.
+  float open_price = 0, slope_price = 0;
+  int min_k = 0;                // 0: exactly k
+  int dual_iterations = 200;    // at most, for the bound
+  double dual_gap_frac = 1e-6;  // stop when the gap is below this
+  int exact_nodes = 4000;       // sets of experts tried, at most, to close the gap
   // Budgets, devices and capacities: begin where the last request of the same layer, goal and shape
   // ended. Faster where steps are alike, but the plan then depends on that request too.
   bool warm_start = false;

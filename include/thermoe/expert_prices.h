@@ -7,6 +7,8 @@
 
 namespace thermoe {
 
+struct ExpertLayout;
+
 // Prices of one layer: of its I instances (expert_layout.h), or of its E experts where the request
 // has no layout (then I = E). Empty vectors mean zero prices. All values finite and >= 0.
 //
@@ -30,6 +32,10 @@ struct ExpertPrices {
     };
     return none(open) && none(slope) && none(device_open) && none(device_slope);
   }
+  // Of a layout's instances: `open_price` is that of an expert in the original bf16, and a variant
+  // that reads fewer bytes costs so much less: open[i] = open_price * read_frac of its variant.
+  static ExpertPrices of_layout(const ExpertLayout& layout, float open_price,
+                                float slope_price = 0.0f);
   static ExpertPrices uniform(int experts, float open_price, float slope_price = 0.0f) {
     return {.open = std::vector<float>(static_cast<size_t>(experts), open_price),
             .slope = std::vector<float>(static_cast<size_t>(experts), slope_price),

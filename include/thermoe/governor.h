@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "thermoe/expert_layout.h"
 #include "thermoe/expert_prices.h"
 #include "thermoe/hardware_state.h"
 #include "thermoe/kernel_cost_model.h"
@@ -62,6 +63,9 @@ class Governor {
   // Prices of one layer's experts: multipliers times what the surrogate says each costs, `experts`
   // of them, capped at max_open_price.
   ExpertPrices prices(const CostSurrogate& surrogate, int experts) const;
+  // The same of a layout's instances: opening one costs the expert's (capped) price times the share
+  // of its bytes that the variant reads, so that prices move precision as well as experts.
+  ExpertPrices prices(const CostSurrogate& surrogate, const ExpertLayout& layout) const;
 
  private:
   // A proportional-integral controller.
@@ -69,6 +73,11 @@ class Governor {
     double integral = 0;  // in [0, 1]
     double output = 0;    // a price as a fraction of max_open_price
   };
+  // Of an expert in its original bf16.
+  struct UnitPrices {
+    float open = 0, slope = 0;
+  };
+  UnitPrices unit_prices(const CostSurrogate& surrogate) const;
   // What a limit says this tick; absent: hold.
   struct Violations {
     std::optional<double> latency, power, heat;

@@ -11,6 +11,9 @@ namespace thermoe {
 enum class ModelFamily { kQwen3Moe, kOlmoe, kMixtral };
 const char* name_of(ModelFamily family);
 
+// quantization_config.quant_method of a checkpoint with nested planes (nested_view.h).
+inline constexpr const char* kNestedQuantMethod = "thermoe-nested";
+
 // Normalisation of queries and keys before RoPE: none, over each head, over the whole projection.
 enum class QkNorm { kNone, kPerHead, kWholeProjection };
 
@@ -31,6 +34,7 @@ struct ModelConfig {
   bool tied_embeddings = false;
   int64_t max_positions = 0;
   std::vector<bool> sparse;  // [layers] true: MoE, false: dense feed-forward; some are true
+  int plane_ratio = 0;       // of experts that are stored as nested planes; 0: none are
   std::vector<int32_t> eos_token_ids;  // any of them ends a text; may be empty
 };
 

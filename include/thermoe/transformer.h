@@ -7,6 +7,7 @@
 
 #include "thermoe/adaptive_router.h"
 #include "thermoe/checkpoint.h"
+#include "thermoe/expert_variants.h"
 #include "thermoe/moe_layer.h"
 #include "thermoe/thread_pool.h"
 
@@ -41,8 +42,12 @@ struct TokenBatch {
 // How a pass routes.
 struct RoutingContext {
   RoutingPolicy* policy = nullptr;
-  // Prices of the experts of each MoE layer, by layer number; empty: zero prices.
+  // Prices of the experts of each MoE layer, or of its layout's instances, by layer number; empty:
+  // zero prices.
   std::span<const ExpertPrices> prices;
+  // Precisions of each MoE layer's experts, by layer number (a dense layer's is not looked at), see
+  // MoeLayer; empty: every expert as it is stored, else in int8.
+  std::span<const ExpertLayout> layouts = {};
   PlanObserver* observer = nullptr;
 };
 
@@ -54,10 +59,12 @@ class Transformer {
   ~Transformer();
 
   const ModelConfig& config() const;
+  // In which precisions the experts can run, by layer number; a dense layer's is empty.
+  const std::vector<LayerVariants>& variants() const;
   // Writes keys and values of the rows to the cache and the logits of the rows listed in
   // `logit_rows` (rising indices) to logits [logit_rows.size(), vocab_size].
   // Throws InvalidArgument: ids, sequences or positions out of range, groups that are no partition,
-  // router logits that are not finite (naming the layer).
+  // router logits that are not finite (naming the layer), layouts that the weights can't serve.
   void forward(const TokenBatch& batch, const RoutingContext& routing, KvCache& cache,
                std::span<const int32_t> logit_rows, Matrix logits);
 

@@ -144,14 +144,23 @@ Multipliers Governor::multipliers() const {
           energy * limits_.max_open_price / surrogate_.open_mj};
 }
 
-ExpertPrices Governor::prices(const CostSurrogate& surrogate, int experts) const {
-  if (experts < 1) throw InvalidArgument(fmt::format("Governor: prices of {} experts", experts));
+Governor::UnitPrices Governor::unit_prices(const CostSurrogate& surrogate) const {
   const Multipliers m = multipliers();
   const double open = m.per_us * surrogate.open_us + m.per_mj * surrogate.open_mj;
   const double slope = m.per_us * surrogate.slope_us + m.per_mj * surrogate.slope_mj;
   const double most = limits_.max_open_price;
-  return ExpertPrices::uniform(experts, static_cast<float>(std::min(open, most)),
-                               static_cast<float>(std::min(slope, most)));
+  return {static_cast<float>(std::min(open, most)), static_cast<float>(std::min(slope, most))};
+}
+
+ExpertPrices Governor::prices(const CostSurrogate& surrogate, int experts) const {
+  if (experts < 1) throw InvalidArgument(fmt::format("Governor: prices of {} experts", experts));
+  const UnitPrices price = unit_prices(surrogate);
+  return ExpertPrices::uniform(experts, price.open, price.slope);
+}
+
+ExpertPrices Governor::prices(const CostSurrogate& surrogate, const ExpertLayout& layout) const {
+  const UnitPrices price = unit_prices(surrogate);
+  return ExpertPrices::of_layout(layout, price.open, price.slope);
 }
 
 }  // namespace thermoe

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "experts/expert_tasks.h"
 #include "experts/moe_workspace.h"
 #include "experts/row_tasks.h"
 #include "kernels/cpu/multiply.h"
@@ -77,12 +78,12 @@ void ExpertStatistics::add_rows(const LayerPass& pass, std::span<const int32_t> 
   // A row's outputs are a stored matrix of their own; its columns beyond `hidden` stay zero.
   workspace.outputs.assign(static_cast<size_t>(count * experts * padded), 0.0f);
   workspace.norms.resize(static_cast<size_t>(count * experts));
-  const size_t floats = pass.layer.expert(0).scratch_floats(count);
   pool.run(static_cast<int>(experts), [&](int e, int worker) {
     float* own = workspace.outputs.data() + e * padded;
-    pass.layer.expert(e).run(
-        ConstMatrix(inputs, count, hidden), Matrix(own, count, hidden, experts * padded),
-        at_least(workspace.worker_scratch[static_cast<size_t>(worker)], floats));
+    const ExpertWeights& expert = pass.layer.expert(e);
+    run_expert(expert, expert.finest(), ConstMatrix(inputs, count, hidden),
+               Matrix(own, count, hidden, experts * padded),
+               workspace.worker_scratch[static_cast<size_t>(worker)]);
     for (int64_t r = 0; r < count; ++r) {
       const std::span<float> output(own + r * experts * padded, static_cast<size_t>(hidden));
       const double norm = norm_of(output);

@@ -1,6 +1,8 @@
 #include "experts/expert_tasks.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <memory>
 
 #include "kernels/cpu/multiply.h"
 
@@ -24,13 +26,17 @@ int64_t panel_outputs(int64_t outputs, int64_t bytes, size_t tiles) {
          cpu::kPackedBlock;
 }
 
+Planes planes_of(Precision precision) {
+  return precision == Precision::kInt4 ? Planes::kHi : Planes::kBoth;
+}
+
 struct Runner {
-  std::span<const SimpleExpert> experts;
+  std::span<const ExpertWeights> experts;
   const ExpertBuffers& buffers;
 
   // Columns [first, first + count) of silu(gate x) * (up x) of a tile.
   void activate(const ExpertTile& tile, int64_t first, int64_t count, float* scratch) const {
-    const SimpleExpert& expert = experts[static_cast<size_t>(tile.expert)];
+    const SimpleExpert& expert = stored(tile);
     const cpu::PackedRows rows{buffers.input.data, buffers.input.stride, tile.count,
                                buffers.tokens + tile.first};
     float* gated = scratch;
@@ -46,10 +52,14 @@ struct Runner {
   }
 
   void project(const ExpertTile& tile, int64_t first, int64_t count, float* scratch) const {
-    const SimpleExpert& expert = experts[static_cast<size_t>(tile.expert)];
+    const SimpleExpert& expert = stored(tile);
     cpu::multiply({buffers.inner.row(tile.first), buffers.inner.stride, tile.count}, expert.down(),
                   first, count, buffers.outputs.row(tile.first), buffers.outputs.stride, false,
                   scratch);
+  }
+
+  const SimpleExpert& stored(const ExpertTile& tile) const {
+    return *experts[static_cast<size_t>(tile.target.expert)].stored;
   }
 };
 
@@ -61,31 +71,18 @@ size_t worker_floats(const SimpleExpert& expert, std::span<const ExpertTile> til
                   cpu::multiply_scratch_floats(rows, expert.inter_size(), false));
 }
 
-}  // namespace
+bool is_stored(const ExpertTile& tile) { return tile.target.precision == Precision::kStored; }
 
-void make_tiles(const RoutingPlan& plan, std::vector<ExpertTile>& tiles) {
-  tiles.clear();
-  for (int e = 0; e < plan.experts; ++e) {
-    const int64_t load = plan.load(e);
-    const int64_t parts = (load + kTileRows - 1) / kTileRows;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = load * part / parts, end = load * (part + 1) / parts;
-      tiles.push_back({e, plan.offsets[static_cast<size_t>(e)] + begin, end - begin});
-    }
-  }
-}
-
-void run_tiles(std::span<const SimpleExpert> experts, std::span<const ExpertTile> tiles,
-               const ExpertBuffers& buffers, ThreadPool& pool) {
+void run_stored(const Runner& runner, std::span<const ExpertTile> tiles, ThreadPool& pool) {
   if (tiles.empty()) return;
-  const SimpleExpert& any = experts.front();
+  const ExpertBuffers& buffers = runner.buffers;
+  const SimpleExpert& any = runner.stored(tiles.front());
   const int64_t inter = any.inter_size(), hidden = any.hidden_size();
   const int64_t matrix_bytes = static_cast<int64_t>(any.gate().bytes());
   for (auto& scratch : buffers.worker_scratch) {
     const size_t floats = worker_floats(any, tiles);
     if (scratch.size() < floats) scratch.resize(floats);
   }
-  const Runner runner{experts, buffers};
   const auto scratch_of = [&](int worker) {
     return buffers.worker_scratch[static_cast<size_t>(worker)].data();
   };
@@ -111,6 +108,53 @@ void run_tiles(std::span<const SimpleExpert> experts, std::span<const ExpertTile
   };
   panels(inter, inner_panel, [&](auto&&... args) { runner.activate(args...); });
   panels(hidden, outer_panel, [&](auto&&... args) { runner.project(args...); });
+}
+
+}  // namespace
+
+void make_tiles(const RoutingPlan& plan, std::span<const ExpertTarget> targets,
+                std::vector<ExpertTile>& tiles) {
+  tiles.clear();
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const int64_t load = plan.load(static_cast<int>(i));
+    const int64_t parts = (load + kTileRows - 1) / kTileRows;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = load * part / parts, end = load * (part + 1) / parts;
+      tiles.push_back({targets[i], plan.offsets[i] + begin, end - begin});
+    }
+  }
+  std::stable_partition(tiles.begin(), tiles.end(), is_stored);
+}
+
+void run_expert(const ExpertWeights& expert, Precision precision, ConstMatrix x, Matrix out,
+                std::vector<float>& scratch) {
+  if (precision != Precision::kStored) {
+    constexpr size_t kAlignment = 64;
+    const size_t bytes = expert.quantized->scratch_bytes(x.rows);
+    const size_t floats = (bytes + kAlignment) / sizeof(float) + 1;
+    if (scratch.size() < floats) scratch.resize(floats);
+    void* at = scratch.data();
+    size_t room = scratch.size() * sizeof(float);
+    return expert.quantized->run(x, planes_of(precision), out,
+                                 static_cast<std::byte*>(std::align(kAlignment, bytes, at, room)));
+  }
+  const size_t floats = expert.stored->scratch_floats(x.rows);
+  if (scratch.size() < floats) scratch.resize(floats);
+  expert.stored->run(x, out, scratch.data());
+}
+
+void run_tiles(std::span<const ExpertWeights> experts, std::span<const ExpertTile> tiles,
+               const ExpertBuffers& buffers, ThreadPool& pool) {
+  const Runner runner{experts, buffers};
+  const auto stored_end = std::find_if_not(tiles.begin(), tiles.end(), is_stored);
+  const auto stored = static_cast<size_t>(stored_end - tiles.begin());
+  run_stored(runner, tiles.first(stored), pool);
+  std::vector<QuantizedTile> quantized;
+  for (const ExpertTile& tile : tiles.subspan(stored))
+    quantized.push_back({&*experts[static_cast<size_t>(tile.target.expert)].quantized,
+                         planes_of(tile.target.precision), tile.first, tile.count});
+  run_quantized_tiles(quantized, buffers.rows, buffers.tokens, buffers.outputs, *buffers.quantized,
+                      pool);
 }
 
 }  // namespace thermoe

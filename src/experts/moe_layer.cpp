@@ -18,15 +18,23 @@ namespace {
 bool same_order(DType a, DType b) { return (a == DType::kBf16) == (b == DType::kBf16); }
 
 // Slots of every token, ids in range, unused ones (-1) last: what run_experts and combine rely on.
-bool well_formed(const RoutingPlan& plan, int64_t tokens, int experts, int top_k) {
+// With a layout, every used slot has an instance of its expert.
+bool well_formed(const RoutingPlan& plan, int64_t tokens, int experts, int top_k,
+                 const ExpertLayout* layout) {
   if (plan.k < top_k) return false;
   const size_t k = static_cast<size_t>(plan.k), pairs = static_cast<size_t>(tokens) * k;
   if (plan.tokens != tokens || plan.ids.size() != pairs || plan.weights.size() != pairs)
     return false;
+  if (layout != nullptr && plan.instances.size() != pairs) return false;
   bool unused = false;
   for (size_t pair = 0; pair < pairs; ++pair) {
     const int32_t id = plan.ids[pair];
     if (id < -1 || id >= experts) return false;
+    if (layout != nullptr && id >= 0) {
+      const int32_t i = plan.instances[pair];
+      if (i < 0 || i >= layout->count() || layout->instances[static_cast<size_t>(i)].expert != id)
+        return false;
+    }
     const bool follows_unused = unused && pair % k != 0;
     unused = id < 0;
     if (follows_unused && !unused) return false;
@@ -55,11 +63,28 @@ void append(RoutingPlan& group, RoutingPlan& all) {
   if (narrow.k < wide) {
     const size_t k = static_cast<size_t>(narrow.k), to = static_cast<size_t>(wide);
     widen_rows(narrow.ids, k, to, int32_t{-1});
+    widen_rows(narrow.instances, k, to, int32_t{-1});
     widen_rows(narrow.weights, k, to, 0.0f);
     narrow.k = wide;
   }
   all.ids.insert(all.ids.end(), group.ids.begin(), group.ids.end());
+  all.instances.insert(all.instances.end(), group.instances.begin(), group.instances.end());
   all.weights.insert(all.weights.end(), group.weights.begin(), group.weights.end());
+}
+
+std::vector<ExpertWeights> as_weights(const std::vector<SimpleExpert>& experts) {
+  std::vector<ExpertWeights> weights;
+  weights.reserve(experts.size());
+  for (const SimpleExpert& expert : experts) weights.push_back({expert, std::nullopt});
+  return weights;
+}
+
+bool fits(const ExpertWeights& expert, int64_t hidden, int64_t inter, std::optional<DType> dtype) {
+  const auto& [stored, quantized] = expert;
+  if (stored && (stored->hidden_size() != hidden || stored->inter_size() != inter ||
+                 stored->dtype() != dtype))
+    return false;
+  return !quantized || (quantized->hidden_size() == hidden && quantized->inter_size() == inter);
 }
 
 }  // namespace
@@ -80,7 +105,21 @@ void check_partition(std::span<const RowGroup> groups, int64_t rows) {
         fmt::format("groups must partition the rows: they hold {} of {}", next, rows));
 }
 
+Precision precision_of(std::string_view variant_name) {
+  if (variant_name == "int8") return Precision::kInt8;
+  if (variant_name == "int4") return Precision::kInt4;
+  if (variant_name == "bf16" || variant_name == "f16" || variant_name == "f32")
+    return Precision::kStored;
+  throw InvalidArgument(
+      fmt::format("experts can't run in '{}': known are bf16 (or f16, f32: as stored), int8, int4",
+                  variant_name));
+}
+
 MoeLayer::MoeLayer(const WeightView& gate, std::vector<SimpleExpert> experts,
+                   const MoeSettings& settings, std::shared_ptr<MoeWorkspace> workspace)
+    : MoeLayer(gate, as_weights(experts), settings, std::move(workspace)) {}
+
+MoeLayer::MoeLayer(const WeightView& gate, std::vector<ExpertWeights> experts,
                    const MoeSettings& settings, std::shared_ptr<MoeWorkspace> workspace)
     : gate_(gate),
       experts_(std::move(experts)),
@@ -92,13 +131,17 @@ MoeLayer::MoeLayer(const WeightView& gate, std::vector<SimpleExpert> experts,
   if (settings.top_k < 1 || settings.top_k > this->experts())
     throw InvalidArgument(fmt::format("layer {}: top_k {} must be in [1, {}]", settings.layer,
                                       settings.top_k, experts_.size()));
-  const SimpleExpert& first = experts_.front();
-  for (const SimpleExpert& expert : experts_)
-    if (expert.hidden_size() != gate.cols || expert.inter_size() != first.inter_size() ||
-        expert.dtype() != first.dtype())
+  for (size_t e = 0; e < experts_.size(); ++e) {
+    const ExpertWeights& expert = experts_[e];
+    if (!expert.stored && !expert.quantized)
+      throw InvalidArgument(
+          fmt::format("layer {}: expert {} has no weights at all", settings.layer, e));
+    if (expert.stored && !stored_dtype_) stored_dtype_ = expert.stored->dtype();
+    if (!fits(expert, gate.cols, experts_.front().inter_size(), stored_dtype_))
       throw InvalidArgument(fmt::format(
           "layer {}: all experts must have the gate's hidden size {} and one shape and dtype",
           settings.layer, gate.cols));
+  }
 }
 
 void MoeLayer::check_arguments(ConstMatrix x, std::span<const RowGroup> groups, Matrix out) const {
@@ -109,11 +152,35 @@ void MoeLayer::check_arguments(ConstMatrix x, std::span<const RowGroup> groups, 
   check_partition(groups, x.rows);
 }
 
+// Fills targets [I].
+void MoeLayer::read_layout(const ExpertLayout* layout) {
+  std::vector<ExpertTarget>& targets = workspace_->targets;
+  targets.clear();
+  if (layout == nullptr) {
+    for (int e = 0; e < experts(); ++e) targets.push_back({e, expert(e).finest()});
+    return;
+  }
+  if (layout->experts != experts())
+    throw InvalidArgument(fmt::format("layer {}: the layout is of {} experts, the layer has {}",
+                                      settings_.layer, layout->experts, experts()));
+  for (const ExpertInstance& instance : layout->instances) {
+    const std::string& name = layout->variants[static_cast<size_t>(instance.variant)].name;
+    targets.push_back({instance.expert, precision_of(name)});
+    if (!expert(instance.expert).has(targets.back().precision))
+      throw InvalidArgument(fmt::format(
+          "layer {}: expert {} is not held in {}: {}", settings_.layer, instance.expert, name,
+          targets.back().precision == Precision::kStored
+              ? "use the checkpoint that it was quantised from, or leave the variant out"
+              : "make a quantised checkpoint with thermoe quantize, or leave the variant out"));
+  }
+}
+
 // Fills scores [N, E] with softmax(gate x), and the packed rows.
 void MoeLayer::score(ConstMatrix x, ThreadPool& pool) {
   MoeWorkspace& ws = *workspace_;
   const int64_t rows = x.rows, padded = cpu::padded_cols(x.cols), count = experts();
-  const DType dtype = experts_.front().dtype();
+  // Quantised experts take the rows as they are: then only the gate's are packed.
+  const DType dtype = stored_dtype_.value_or(gate_.dtype);
   const bool shared = same_order(dtype, gate_.dtype);
   float* packed = at_least(ws.packed, static_cast<size_t>(rows * padded));
   float* for_gate =
@@ -142,14 +209,18 @@ void MoeLayer::score(ConstMatrix x, ThreadPool& pool) {
 
 // Routes each group and joins the plans into the workspace's.
 void MoeLayer::route(std::span<const RowGroup> groups, RoutingPolicy& policy,
-                     const ExpertPrices* prices, PlanObserver* observer) {
+                     const ExpertPrices* prices, const ExpertLayout* layout,
+                     PlanObserver* observer) {
   MoeWorkspace& ws = *workspace_;
+  // With one instance of each expert, instance and expert have one number.
+  if (layout != nullptr && layout->one_each()) layout = nullptr;
   RoutingPlan& all = ws.plan;
   const int64_t rows = groups.empty() ? 0 : groups.back().first + groups.back().count;
   all.tokens = static_cast<int>(rows);
   all.experts = experts();
   all.k = settings_.top_k;
   all.ids.clear();
+  all.instances.clear();
   all.weights.clear();
   for (const RowGroup& group : groups) {
     RoutingRequest request;
@@ -159,20 +230,21 @@ void MoeLayer::route(std::span<const RowGroup> groups, RoutingPolicy& policy,
     request.renormalize = settings_.renormalize;
     request.prices = prices;
     request.layer = settings_.layer;
+    request.layout = layout;
     RoutingPlan& plan = ws.group_plan;
     policy.route(request, plan);
-    if (!well_formed(plan, group.count, experts(), settings_.top_k))
+    if (!well_formed(plan, group.count, experts(), settings_.top_k, layout))
       throw InvalidArgument(
           fmt::format("layer {}: policy {} made no plan for {} rows of {} experts", settings_.layer,
                       policy.name(), group.count, experts()));
+    if (layout == nullptr) plan.instances = plan.ids;
     if (observer != nullptr) observer->on_plan(settings_.layer, plan);
     append(plan, all);
   }
-  all.instances = all.ids;
-  pack(all, all.experts);
+  pack(all, static_cast<int>(ws.targets.size()));
 }
 
-void MoeLayer::run_experts(ThreadPool& pool) {
+void MoeLayer::run_experts(ConstMatrix x, ThreadPool& pool) {
   MoeWorkspace& ws = *workspace_;
   const size_t pairs = ws.plan.packed.size();
   ws.tokens.resize(pairs);
@@ -181,18 +253,20 @@ void MoeLayer::run_experts(ThreadPool& pool) {
     ws.tokens[p] = ws.plan.packed[p] / ws.plan.k;
     ws.places[static_cast<size_t>(ws.plan.packed[p])] = static_cast<int32_t>(p);
   }
-  make_tiles(ws.plan, ws.tiles);
+  make_tiles(ws.plan, ws.targets, ws.tiles);
   if (ws.worker_scratch.size() < static_cast<size_t>(pool.size()))
     ws.worker_scratch.resize(static_cast<size_t>(pool.size()));
-  const SimpleExpert& any = experts_.front();
-  const int64_t inner = cpu::padded_cols(any.inter_size()), count = static_cast<int64_t>(pairs);
+  const int64_t inner = cpu::padded_cols(experts_.front().inter_size());
+  const int64_t count = static_cast<int64_t>(pairs);
   ExpertBuffers buffers;
   buffers.input = {ws.packed.data(), cpu::padded_cols(gate_.cols), ws.plan.tokens};
+  buffers.rows = x;
   buffers.tokens = ws.tokens.data();
   buffers.inner = Matrix(at_least(ws.inner, pairs * static_cast<size_t>(inner)), count, inner);
   buffers.outputs =
       Matrix(at_least(ws.outputs, pairs * static_cast<size_t>(gate_.cols)), count, gate_.cols);
   buffers.worker_scratch = ws.worker_scratch;
+  buffers.quantized = &ws.quantized;
   run_tiles(experts_, ws.tiles, buffers, pool);
 }
 
@@ -220,12 +294,13 @@ void MoeLayer::combine(Matrix out, ThreadPool& pool) {
 
 void MoeLayer::forward(ConstMatrix x, std::span<const RowGroup> groups, RoutingPolicy& policy,
                        const ExpertPrices* prices, Matrix out, ThreadPool& pool,
-                       PlanObserver* observer) {
+                       PlanObserver* observer, const ExpertLayout* layout) {
   check_arguments(x, groups, out);
+  read_layout(layout);
   if (x.rows == 0) return;
   score(x, pool);
-  route(groups, policy, prices, observer);
-  run_experts(pool);
+  route(groups, policy, prices, layout, observer);
+  run_experts(x, pool);
   if (observer != nullptr) {
     const MoeWorkspace& ws = *workspace_;
     const int64_t pairs = static_cast<int64_t>(ws.plan.packed.size());

@@ -24,8 +24,10 @@ struct MoeWorkspace {
   std::vector<float> inner, outputs;   // [N * k, ...] in the plan's packed order
   std::vector<int32_t> tokens;         // [used pairs] row of each, in packed order
   std::vector<int32_t> places;  // [N * k] where in packed order a used pair (token, slot) stands
+  std::vector<ExpertTarget> targets;  // [I] what each instance of the layout runs
   std::vector<ExpertTile> tiles;
   std::vector<std::vector<float>> worker_scratch;
+  QuantizedWorkspace quantized;
 };
 
 }  // namespace thermoe

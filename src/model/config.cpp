@@ -11,6 +11,7 @@
 #include "model/json_file.h"
 #include "thermoe/error.h"
 #include "thermoe/model_config.h"
+#include "thermoe/nested_view.h"
 
 namespace thermoe {
 namespace {
@@ -65,15 +66,17 @@ const FamilyDefaults& family_of(const ConfigReader& config) {
   config.refuse("model_type", "thermoe runs qwen3_moe, olmoe and mixtral models");
 }
 
+constexpr const char* kUseDense =
+    "of quantised checkpoints only those of thermoe quantize are supported; use the bf16, f16 or "
+    "f32 one";
+
 // Keys that change the computation in ways that are not implemented.
 void refuse_unsupported(const ConfigReader& config, const FamilyDefaults& family) {
   if (config.string("hidden_act", "silu") != "silu") {
     config.refuse("hidden_act", "only silu is supported");
   }
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (config.find(key) != nullptr) {
-      config.refuse(key, "quantised checkpoints are not supported; use the bf16, f16 or f32 one");
-    }
+  if (config.find("compression_config") != nullptr) {
+    config.refuse("compression_config", kUseDense);
   }
   if (config.find("per_layer_config") != nullptr) {
     config.refuse("per_layer_config", "layers that differ from the model's are not supported");
@@ -95,6 +98,23 @@ void refuse_unsupported(const ConfigReader& config, const FamilyDefaults& family
   if (family.family == ModelFamily::kMixtral && config.boolean("attention_bias", false)) {
     config.refuse("attention_bias", "mixtral models have no attention biases");
   }
+}
+
+// plane_ratio of a checkpoint that thermoe quantize wrote; 0 of one that isn't quantised.
+int read_plane_ratio(const ConfigReader& config, const std::string& path) {
+  const json* format = config.find("quantization_config");
+  if (format == nullptr) return 0;
+  if (!format->is_object()) config.refuse("quantization_config", kUseDense);
+  const ConfigReader planes(*format, path, "quantization_config.");
+  if (planes.string("quant_method", "") != kNestedQuantMethod) {
+    planes.refuse("quant_method", kUseDense);
+  }
+  if (planes.integer("group_size", 0, 0, kMaxCount) != NestedView::kBlock) {
+    planes.refuse("group_size", fmt::format("only {} is supported", NestedView::kBlock));
+  }
+  const int64_t ratio = planes.integer("plane_ratio", 0, 0, 16);
+  if (ratio == 0) planes.refuse("plane_ratio", "a number from 1 to 16 is expected");
+  return static_cast<int>(ratio);
 }
 
 void refuse_scaled_rope(const ConfigReader& rope, const char* key) {
@@ -260,6 +280,7 @@ ModelConfig parse_model_config(std::string_view text, const std::string& path,
   if (out.family == ModelFamily::kOlmoe && config.find("clip_qkv") != nullptr) {
     out.clip_qkv = config.positive("clip_qkv", 0);
   }
+  out.plane_ratio = read_plane_ratio(config, path);
   out.rms_norm_eps = config.positive("rms_norm_eps", family.rms_norm_eps);
   out.rope_theta = read_rope_theta(config, object, path, family.rope_theta);
   out.tied_embeddings = config.boolean("tie_word_embeddings", false);  // so in all three families

@@ -126,7 +126,7 @@ void ForwardPass::multiply(const cpu::PackedRows& rows, std::span<const DensePro
 void ForwardPass::dense(const SimpleExpert& expert) {
   tiles_.clear();
   for (int64_t first = 0; first < rows_; first += kDenseTileRows)
-    tiles_.push_back({0, first, std::min(kDenseTileRows, rows_ - first)});
+    tiles_.push_back({{0, Precision::kStored}, first, std::min(kDenseTileRows, rows_ - first)});
   identity_.resize(static_cast<size_t>(rows_));
   std::iota(identity_.begin(), identity_.end(), 0);
   ExpertBuffers buffers;
@@ -135,7 +135,8 @@ void ForwardPass::dense(const SimpleExpert& expert) {
   buffers.inner = sized(inner_data_, rows_, cpu::padded_cols(expert.inter_size()));
   buffers.outputs = ffn_;
   buffers.worker_scratch = scratch_;
-  run_tiles({&expert, 1}, tiles_, buffers, pool_);
+  const ExpertWeights weights{expert, std::nullopt};
+  run_tiles({&weights, 1}, tiles_, buffers, pool_);
 }
 
 void ForwardPass::feed_forward(LayerWeights& layer, int number, const RoutingContext& routing) {
@@ -144,7 +145,8 @@ void ForwardPass::feed_forward(LayerWeights& layer, int number, const RoutingCon
     layer.moe->forward(
         normed_, batch_.groups, *routing.policy,
         routing.prices.empty() ? nullptr : &routing.prices[static_cast<size_t>(number)], ffn_,
-        pool_, routing.observer);
+        pool_, routing.observer,
+        routing.layouts.empty() ? nullptr : &routing.layouts[static_cast<size_t>(number)]);
   else
     dense(layer.dense.front());
   pending_ = true;

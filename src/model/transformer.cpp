@@ -9,11 +9,36 @@
 #include "thermoe/error.h"
 
 namespace thermoe {
+namespace {
+
+LayerVariants variants_of(const MoeLayer& moe) {
+  LayerVariants variants;
+  for (int e = 0; e < moe.experts(); ++e) {
+    const ExpertWeights& expert = moe.expert(e);
+    variants.stored.push_back(expert.has(Precision::kStored));
+    variants.quantized.push_back(expert.has(Precision::kInt8));
+  }
+  const ExpertWeights& any = moe.expert(0);
+  constexpr double kMatrices = 3, kBf16Bytes = 2;
+  variants.stored_bytes = kMatrices * kBf16Bytes * static_cast<double>(any.hidden_size()) *
+                          static_cast<double>(any.inter_size());
+  return variants;
+}
+
+std::vector<LayerVariants> variants_of(const TransformerWeights& weights) {
+  std::vector<LayerVariants> variants;
+  for (const LayerWeights& layer : weights.layers)
+    variants.push_back(layer.moe ? variants_of(*layer.moe) : LayerVariants{});
+  return variants;
+}
+
+}  // namespace
 
 struct Transformer::Impl {
   Impl(const Checkpoint& checkpoint, ThreadPool& pool)
       : config(checkpoint.config()),
         weights(bind_weights(checkpoint, make_moe_workspace())),
+        variants(variants_of(weights)),
         pass(config, pool) {}
 
   void check(const TokenBatch& batch, const RoutingContext& routing, const KvStore& cache,
@@ -22,6 +47,7 @@ struct Transformer::Impl {
 
   const ModelConfig config;
   TransformerWeights weights;
+  const std::vector<LayerVariants> variants;  // by layer number
   ForwardPass pass;
   std::vector<int64_t> next_position, first_position;  // [sequences] of the batch at hand
 };
@@ -40,6 +66,9 @@ void Transformer::Impl::check(const TokenBatch& batch, const RoutingContext& rou
   if (!routing.prices.empty() && routing.prices.size() != static_cast<size_t>(config.layers))
     throw InvalidArgument(fmt::format("routing.prices holds {} layers' prices, the model has {}",
                                       routing.prices.size(), config.layers));
+  if (!routing.layouts.empty() && routing.layouts.size() != static_cast<size_t>(config.layers))
+    throw InvalidArgument(fmt::format("routing.layouts holds {} layers' layouts, the model has {}",
+                                      routing.layouts.size(), config.layers));
   for (size_t r = 0; r < rows; ++r)
     if (batch.tokens[r] < 0 || batch.tokens[r] >= config.vocab_size)
       throw InvalidArgument(fmt::format("token {} of row {} is outside the vocabulary of {}",
@@ -87,6 +116,8 @@ Transformer::Transformer(const Checkpoint& checkpoint, ThreadPool& pool)
 Transformer::~Transformer() = default;
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
+
+const std::vector<LayerVariants>& Transformer::variants() const { return impl_->variants; }
 
 void Transformer::forward(const TokenBatch& batch, const RoutingContext& routing, KvCache& cache,
                           std::span<const int32_t> logit_rows, Matrix logits) {

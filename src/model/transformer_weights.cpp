@@ -4,20 +4,11 @@
 
 #include <string>
 
+#include "model/tensor_names.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 namespace {
-
-// The names of an expert's three matrices and where the MoE block stands, per family.
-struct MoeNames {
-  const char *block, *gate, *up, *down;
-};
-
-MoeNames moe_names(ModelFamily family) {
-  if (family == ModelFamily::kMixtral) return {"block_sparse_moe", "w1", "w3", "w2"};
-  return {"mlp", "gate_proj", "up_proj", "down_proj"};
-}
 
 class Binder {
  public:
@@ -50,7 +41,7 @@ class Binder {
     return w;
   }
 
-  SimpleExpert expert(const std::string& at, const MoeNames& names, int64_t inter) const {
+  SimpleExpert expert(const std::string& at, const ExpertNames& names, int64_t inter) const {
     const WeightView gate = weight(at + names.gate, inter, config_.hidden_size);
     const WeightView up = weight(at + names.up, inter, config_.hidden_size);
     const WeightView down = weight(at + names.down, config_.hidden_size, inter);
@@ -59,13 +50,12 @@ class Binder {
     return SimpleExpert(gate, up, down);
   }
 
-  MoeLayer moe(const std::string& layer, int number,
-               const std::shared_ptr<MoeWorkspace>& workspace) const {
-    const MoeNames names = moe_names(config_.family);
-    const std::string at = layer + names.block + ".";
+  MoeLayer moe(int number, const std::shared_ptr<MoeWorkspace>& workspace) const {
+    const ExpertNames names = expert_names(config_.family);
+    const std::string at = moe_prefix(config_, number);
     std::vector<SimpleExpert> experts;
     for (int e = 0; e < config_.experts; ++e) {
-      const std::string expert_at = fmt::format("{}experts.{}.", at, e);
+      const std::string expert_at = expert_prefix(config_, number, e);
       experts.push_back(expert(expert_at, names, config_.expert_inter_size));
       same_dtype(expert_at + names.gate, experts.front().gate(), experts.back().gate());
     }
@@ -110,10 +100,9 @@ TransformerWeights bind_weights(const Checkpoint& checkpoint,
     layer.ffn_norm = checkpoint.vector(at + "post_attention_layernorm.weight", config.hidden_size);
     layer.attention = binder.attention(at);
     if (config.sparse[static_cast<size_t>(number)])
-      layer.moe.emplace(binder.moe(at, number, workspace));
+      layer.moe.emplace(binder.moe(number, workspace));
     else
-      layer.dense.push_back(binder.expert(at + "mlp.", {"mlp", "gate_proj", "up_proj", "down_proj"},
-                                          config.inter_size));
+      layer.dense.push_back(binder.expert(at + "mlp.", kDenseNames, config.inter_size));
     weights.layers.push_back(std::move(layer));
   }
   return weights;

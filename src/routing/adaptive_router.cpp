@@ -95,7 +95,8 @@ struct AdaptiveRouter::Impl {
   std::vector<uint8_t> seen;
   GeneralSearch general;
   std::vector<WarmStart> warm_starts;  // by layer
-  std::vector<double> charge, opening, kept_frac, row;
+  KeptUtility kept;
+  std::vector<double> charge, opening, row;
   double bound = 0;
 
   void route(const RoutingRequest& request, RoutingPlan& plan);
@@ -122,21 +123,17 @@ void AdaptiveRouter::Impl::build_program(const RoutingRequest& request, const Ro
   program.k = request.k;
   program.min_k = request.min_k > 0 ? request.min_k : settings.min_k;
   if (program.min_k == 0 || program.min_k > request.k) program.min_k = request.k;
-  kept_frac.assign(static_cast<size_t>(program.instances), 1.0);
-  if (layout)
-    for (int i = 0; i < program.instances; ++i)
-      kept_frac[i] =
-          1.0 - static_cast<double>(layout->variants[layout->instances[i].variant].error_frac);
+  kept.read(settings.utility, layout, program.experts);
   row.resize(static_cast<size_t>(program.experts));
   for (int t = 0; t < program.tokens; ++t) {
     double* to = program.utility_row(t);
     const std::span<double> utilities =
         layout ? std::span<double>(row) : std::span<double>(to, row.size());
-    fill_utilities(settings.utility, request.layer, request.scores.row_span(t), top_k.token_ids(t),
-                   masses[static_cast<size_t>(t)], utilities);
+    fill_utilities(settings.utility, request.layer, kept, request.scores.row_span(t),
+                   top_k.token_ids(t), masses[static_cast<size_t>(t)], utilities);
     if (layout)
       for (int i = 0; i < program.instances; ++i)
-        to[i] = to_grid(row[program.expert[i]] * kept_frac[i]);
+        to[i] = to_grid(row[program.expert[i]] * kept.instance[i]);
     std::fill(to + program.instances, to + program.stride, kNever);
   }
 }

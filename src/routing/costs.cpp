@@ -28,6 +28,10 @@ void Costs::read(const RoutingRequest& request, int instances, float open_price,
   const size_t count = static_cast<size_t>(instances);
   const ExpertPrices* prices = request.prices;
   read_prices(prices ? &prices->open : nullptr, count, open_price, open);
+  if (prices == nullptr && request.layout != nullptr)
+    for (int i = 0; i < instances; ++i)
+      open[i] = price_to_grid(static_cast<double>(open_price) *
+                              static_cast<double>(request.layout->variant_of(i).read_frac));
   read_prices(prices ? &prices->slope : nullptr, count, slope_price, slope);
   read_prices(prices ? &prices->device_open : nullptr, count, 0.0f, device_open);
   read_prices(prices ? &prices->device_slope : nullptr, count, 0.0f, device_slope);

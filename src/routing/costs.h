@@ -20,7 +20,8 @@ struct Costs {
   std::vector<int32_t> capacity;                               // [I], INT32_MAX: no limit
   bool limited = false;                                        // some capacity is set
 
-  // `prices` null: zero, or `open_price` and `slope_price` for every instance where those are set.
+  // `prices` null: zero, or for every instance `open_price`, times its variant's read_frac, and
+  // `slope_price`.
   void read(const RoutingRequest& request, int instances, float open_price, float slope_price);
   bool zero() const;          // no price that a plan could change
   double least_base() const;  // the largest base: what any plan costs at least

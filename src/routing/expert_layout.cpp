@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "thermoe/error.h"
+#include "thermoe/expert_prices.h"
 
 namespace thermoe {
 namespace {
@@ -14,10 +16,15 @@ auto key(const ExpertInstance& i) { return std::tuple(i.expert, i.variant, i.dev
 
 void check_variants(const std::vector<ExpertVariant>& variants) {
   if (variants.empty()) throw InvalidArgument("a layout needs at least one variant");
-  for (const ExpertVariant& variant : variants)
+  for (const ExpertVariant& variant : variants) {
     if (!(variant.error_frac >= 0.0f && variant.error_frac < 1.0f))
       throw InvalidArgument(fmt::format("error_frac of variant {} is {}: it must be in [0, 1)",
                                         variant.name, variant.error_frac));
+    if (!(variant.read_frac >= 0.0f) || !std::isfinite(variant.read_frac))
+      throw InvalidArgument(
+          fmt::format("read_frac of variant {} is {}: it must be finite and not negative",
+                      variant.name, variant.read_frac));
+  }
 }
 
 void check_ids(const ExpertLayout& layout) {
@@ -50,10 +57,18 @@ void check_counts(const ExpertLayout& layout) {
 }  // namespace
 
 bool ExpertLayout::plain() const {
-  return count() == experts && capacity.empty() &&
-         std::all_of(instances.begin(), instances.end(), [this](const ExpertInstance& i) {
-           return variants[static_cast<size_t>(i.variant)].error_frac == 0.0f;
-         });
+  if (!one_each() || !capacity.empty()) return false;
+  for (int i = 0; i < count(); ++i)
+    if (error_of(i) != 0.0f) return false;
+  return true;
+}
+
+ExpertPrices ExpertPrices::of_layout(const ExpertLayout& layout, float open_price,
+                                     float slope_price) {
+  ExpertPrices prices = uniform(layout.count(), open_price, slope_price);
+  for (int i = 0; i < layout.count(); ++i)
+    prices.open[static_cast<size_t>(i)] *= layout.variant_of(i).read_frac;
+  return prices;
 }
 
 ExpertLayout ExpertLayout::single(int experts) {

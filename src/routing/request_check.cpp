@@ -39,6 +39,17 @@ void check_prices(const std::vector<float>& prices, const char* what, const char
                       e, prices[e]));
 }
 
+void check_errors(const ExpertLayout& layout) {
+  if (layout.error_frac.empty()) return;
+  if (static_cast<int>(layout.error_frac.size()) != layout.count())
+    throw InvalidArgument(fmt::format("{} errors for {} instances: give one for each, or none",
+                                      layout.error_frac.size(), layout.count()));
+  for (size_t i = 0; i < layout.error_frac.size(); ++i)
+    if (!(layout.error_frac[i] >= 0.0f && layout.error_frac[i] < 1.0f))
+      throw InvalidArgument(fmt::format("error_frac of instance {} is {}: it must be in [0, 1)", i,
+                                        layout.error_frac[i]));
+}
+
 void check_layout(const ExpertLayout& layout, int64_t experts) {
   if (layout.experts != experts)
     throw InvalidArgument(fmt::format("the layout is for {} experts, the scores are for {}",
@@ -48,6 +59,7 @@ void check_layout(const ExpertLayout& layout, int64_t experts) {
     throw InvalidArgument(
         "the layout's first index does not fit its instances: make layouts with "
         "ExpertLayout::of_instances");
+  check_errors(layout);
   if (layout.capacity.empty()) return;
   if (static_cast<int>(layout.capacity.size()) != layout.count())
     throw InvalidArgument(fmt::format("{} capacities for {} instances: give one for each, or none",

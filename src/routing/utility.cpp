@@ -25,8 +25,8 @@ void raise_row(std::span<const float> scores, double inverse_mass, const float* 
   }
 }
 
-// Scales may not lift an expert over one of the token's own top-k: each outsider is worth less than
-// the least of them, in the order of what the scales say.
+// Scales and errors may not lift an expert over one of the token's own top-k: each outsider is
+// worth less than the least of them, in the order of what the scales say.
 void cap_outsiders(std::span<const float> scores, std::span<const int> top_ids,
                    std::span<double> utility) {
   double least = kLargestUtility;
@@ -51,6 +51,10 @@ void check_utility_model(const UtilityModel& model) {
   if (!(model.power > 0.0f) || !std::isfinite(model.power))
     throw InvalidArgument(
         fmt::format("the utility's power is {}: it must be positive and finite", model.power));
+  if (!(model.variant_error_weight >= 0.0f) || !std::isfinite(model.variant_error_weight))
+    throw InvalidArgument(
+        fmt::format("the weight of variants' errors is {}: it must be finite and not negative",
+                    model.variant_error_weight));
   for (size_t layer = 0; layer < model.scale.size(); ++layer)
     for (size_t e = 0; e < model.scale[layer].size(); ++e)
       if (!(model.scale[layer][e] > 0.0f) || !std::isfinite(model.scale[layer][e]))
@@ -73,8 +77,29 @@ void check_utility_layer(const UtilityModel& model, int layer, int experts) {
                     given, layer, experts));
 }
 
-void fill_utilities(const UtilityModel& model, int layer, std::span<const float> scores,
-                    std::span<const int> top_ids, float mass, std::span<double> utility) {
+void KeptUtility::read(const UtilityModel& model, const ExpertLayout* layout, int experts) {
+  constexpr double kLeast = 1.0 / 1024;  // an expert that is used at all is worth something
+  best.assign(static_cast<size_t>(experts), 1.0);
+  instance.clear();
+  even = true;
+  if (layout == nullptr) return;
+  for (int e = 0; e < experts; ++e) {
+    const int begin = layout->first[static_cast<size_t>(e)];
+    double& most = best[static_cast<size_t>(e)];
+    most = 0;
+    for (int i = begin; i < begin + static_cast<int>(layout->of(e).size()); ++i) {
+      instance.push_back(std::max(kLeast, 1.0 - static_cast<double>(model.variant_error_weight) *
+                                                    static_cast<double>(layout->error_of(i))));
+      most = std::max(most, instance.back());
+    }
+    for (size_t i = static_cast<size_t>(begin); i < instance.size(); ++i) instance[i] /= most;
+    even = even && most == best.front();
+  }
+}
+
+void fill_utilities(const UtilityModel& model, int layer, const KeptUtility& kept,
+                    std::span<const float> scores, std::span<const int> top_ids, float mass,
+                    std::span<double> utility) {
   const float* scale =
       model.scale.empty() ? nullptr : model.scale[static_cast<size_t>(layer)].data();
   const double k = static_cast<double>(top_ids.size());
@@ -92,8 +117,9 @@ void fill_utilities(const UtilityModel& model, int layer, std::span<const float>
   else
     raise_row(
         scores, inverse, scale, [power, k](double x) { return std::pow(x, power) / k; }, utility);
-  for (double& value : utility) value = to_grid(std::min(value, kLargestUtility));
-  if (scale != nullptr) cap_outsiders(scores, top_ids, utility);
+  for (size_t e = 0; e < utility.size(); ++e)
+    utility[e] = to_grid(std::min(utility[e], kLargestUtility) * kept.best[e]);
+  if (scale != nullptr || !kept.even) cap_outsiders(scores, top_ids, utility);
 }
 
 double top_k_utility(const UtilityModel& model, int layer, std::span<const float> scores,

@@ -33,7 +33,7 @@ class Witness : public PlanObserver {
     const int layer = pass.layer.settings().layer;
     if (weights[layer].empty())
       for (int e = 0; e < pass.layer.experts(); ++e) {
-        const SimpleExpert& expert = pass.layer.expert(e);
+        const SimpleExpert& expert = *pass.layer.expert(e).stored;
         weights[layer].push_back(
             {stored(expert.gate()), stored(expert.up()), stored(expert.down())});
       }

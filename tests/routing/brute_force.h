@@ -20,6 +20,7 @@ struct SmallCase {
   ExpertPrices prices;
   int k = 1, min_k = 1;
   RoutingGoal goal;
+  double error_weight = 1;
   RoutingRequest request() const {
     return {.scores = batch.view(),
             .k = k,
@@ -43,9 +44,12 @@ inline std::vector<double> token_utilities(const SmallCase& c, int t) {
   double mass = 0;
   for (int i = 0; i < c.k; ++i) mass += static_cast<double>(own[static_cast<size_t>(i)]);
   std::vector<double> utilities;
-  for (const ExpertInstance& i : c.layout.instances)
-    utilities.push_back(scores[static_cast<size_t>(i.expert)] / mass *
-                        (1.0 - c.layout.variants[static_cast<size_t>(i.variant)].error_frac));
+  for (int i = 0; i < c.layout.count(); ++i) {
+    const size_t expert = static_cast<size_t>(c.layout.instances[static_cast<size_t>(i)].expert);
+    const double error = c.error_weight * static_cast<double>(c.layout.error_of(i));
+    utilities.push_back(static_cast<double>(scores[expert]) / mass *
+                        std::max(1.0 / 1024, 1.0 - error));
+  }
   return utilities;
 }
 
@@ -122,6 +126,7 @@ inline double optimum(const SmallCase& c) {
 // Which kinds of trouble a random case has.
 struct CaseKinds {
   bool variants = false, devices = false, capacities = false, variable_k = false;
+  bool measured = false;  // the errors of variants are each expert's own
   RoutingGoal::Kind goal = RoutingGoal::Kind::kPrices;
 };
 
@@ -148,6 +153,11 @@ inline ExpertLayout random_layout(const CaseKinds& kinds, int experts, int token
   }
   ExpertLayout layout =
       ExpertLayout::of_instances(experts, devices, std::move(variants), std::move(instances));
+  if (kinds.measured) {
+    const float best = uniform(random, 0.05f);
+    for (const ExpertInstance& i : layout.instances)
+      layout.error_frac.push_back(i.variant == 0 ? best : best + uniform(random, 0.2f));
+  }
   if (kinds.capacities)
     for (int i = 0; i < layout.count(); ++i)
       layout.capacity.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(tokens + 1)) +

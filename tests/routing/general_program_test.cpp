@@ -17,6 +17,7 @@ struct Sweep {
   CaseKinds kinds;
   double least_optimal_frac;  // of the solved cases
   bool warm_start = false;    // from whatever was solved before, of the same shape
+  double error_weight = 1;
 };
 
 // The plan keeps the contract, recomputed from scratch.
@@ -67,11 +68,14 @@ class GeneralProgram : public testing::TestWithParam<Sweep> {};
 TEST_P(GeneralProgram, BracketsTheOptimum) {
   const Sweep& sweep = GetParam();
   std::mt19937 random(5);
-  AdaptiveRouter router({.utility = UtilityModel::gate_mass(), .warm_start = sweep.warm_start});
+  UtilityModel utility = UtilityModel::gate_mass();
+  utility.variant_error_weight = static_cast<float>(sweep.error_weight);
+  AdaptiveRouter router({.utility = utility, .warm_start = sweep.warm_start});
   RoutingPlan plan;
   int solved = 0, optimal = 0, tight = 0;
   for (int n = 0; n < 150; ++n) {
-    const SmallCase c = random_case(sweep.kinds, 4, 4, random);
+    SmallCase c = random_case(sweep.kinds, 4, 4, random);
+    c.error_weight = sweep.error_weight;
     router.route(c.request(), plan);
     expect_valid(c, plan);
     const double best = optimum(c);
@@ -99,6 +103,8 @@ constexpr auto kBestQuality = RoutingGoal::Kind::kBestQuality;
 INSTANTIATE_TEST_SUITE_P(
     Kinds, GeneralProgram,
     testing::Values(Sweep{"plain", {}, 1.0}, Sweep{"variants", {.variants = true}, 1.0},
+                    Sweep{"measured", {.variants = true, .measured = true}, 1.0},
+                    Sweep{"measured_weighted", {.variants = true, .measured = true}, 1.0, false, 6},
                     Sweep{"variable_k", {.variable_k = true}, 1.0},
                     Sweep{"variants_variable_k", {.variants = true, .variable_k = true}, 1.0},
                     Sweep{"devices", {.devices = true}, 0.8},

@@ -26,6 +26,7 @@ SmallCase any_case(int n, int tokens, int experts, std::mt19937& random) {
                         .devices = (n & 2) != 0,
                         .capacities = (n & 4) != 0,
                         .variable_k = (n & 8) != 0,
+                        .measured = n % 3 == 0,
                         .goal = kGoals[n / 16 % 3]};
   return random_case(kinds, tokens, experts, random);
 }
@@ -82,6 +83,7 @@ SmallCase renamed(const SmallCase& c, const std::vector<int>& names,
   moved.layout =
       ExpertLayout::of_instances(c.layout.experts, c.layout.devices, c.layout.variants, instances);
   moved.layout.capacity = c.layout.capacity;
+  moved.layout.error_frac = c.layout.error_frac;
   new_index.resize(instances.size());
   for (size_t i = 0; i < instances.size(); ++i) {
     const auto same = [&](const ExpertInstance& j) {
@@ -100,6 +102,7 @@ SmallCase renamed(const SmallCase& c, const std::vector<int>& names,
   move(c.prices.device_open, moved.prices.device_open);
   move(c.prices.device_slope, moved.prices.device_slope);
   move(c.layout.capacity, moved.layout.capacity);
+  move(c.layout.error_frac, moved.layout.error_frac);
   return moved;
 }
 

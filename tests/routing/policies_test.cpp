@@ -77,6 +77,8 @@ ExpertCalibration random_calibration() {
   ExpertCalibration calibration;
   calibration.experts = kExperts;
   calibration.layers.resize(1);
+  for (int e = 0; e < kExperts; ++e)
+    calibration.layers[0].load_frac.push_back(1.0f / static_cast<float>(e + 3));
   auto& similarity = calibration.layers[0].similarity;
   similarity.assign(kExperts * kExperts, 1.0f);
   std::mt19937 random(17);
@@ -99,18 +101,35 @@ ExpertLayout replicated() {
 }
 
 bool needs_layout(const std::string& specification) {
-  return specification.starts_with("metro") || specification.starts_with("eplb");
+  return specification.starts_with("metro") || specification.starts_with("eplb") ||
+         specification.starts_with("staticmix") || specification.starts_with("threshold");
 }
 
 const std::vector<std::string>& baselines() {
   static const std::vector<std::string> all = [] {
     std::vector<std::string> list{"eplb", "metro", "metro:order=fixed"};
-    for (const char* text :
-         {"fewer:k=2", "topp:p=0.7", "minp:p=0.3", "oea:k0=2", "oea:k0=2,kmax=6,maxp=9,p=0.6",
-          "xshare:budget=9", "xshare:budget=3,warm=0", "lynx:alpha=1", "lynx:alpha=2,beta=2",
-          "lynx:keep=8", "lynx:drop=5", "sere:primary=2", "sere:primary=1,threshold=0.8",
-          "cacheprior:lambda=0.4,size=6", "capdrop:factor=1", "capexpand:factor=0.8",
-          "tileround:tile=4", "tileround:tile=4,round=up", "tileround:tile=4,round=down"})
+    for (const char* text : {"fewer:k=2",
+                             "topp:p=0.7",
+                             "minp:p=0.3",
+                             "oea:k0=2",
+                             "oea:k0=2,kmax=6,maxp=9,p=0.6",
+                             "xshare:budget=9",
+                             "xshare:budget=3,warm=0",
+                             "lynx:alpha=1",
+                             "lynx:alpha=2,beta=2",
+                             "lynx:keep=8",
+                             "lynx:drop=5",
+                             "sere:primary=2",
+                             "sere:primary=1,threshold=0.8",
+                             "cacheprior:lambda=0.4,size=6",
+                             "capdrop:factor=1",
+                             "capexpand:factor=0.8",
+                             "tileround:tile=4",
+                             "tileround:tile=4,round=up",
+                             "tileround:tile=4,round=down",
+                             "staticmix:frac=0.3",
+                             "threshold:theta=0.2",
+                             "threshold:theta=0.2,close=0.15"})
       for (const char* weights : {",weights=own", ",weights=raw"})
         list.push_back(std::string(text) + weights);
     return list;
@@ -271,7 +290,7 @@ TEST(Baselines, SayWhatTheyNeed) {
   const ExpertLayout small = ExpertLayout::single(5);
   ExpertCalibration other = random_calibration();
   other.layers.clear();
-  for (const char* text : {"metro", "eplb"})
+  for (const char* text : {"metro", "eplb", "staticmix", "threshold"})
     EXPECT_THROW(plan_of(text, batch, kTopK), InvalidArgument) << text;
   EXPECT_THROW(plan_of("metro", batch, kTopK, {.layout = &small}), InvalidArgument);
   EXPECT_THROW(plan_of("oea", batch, kTopK, {.layout = &small}), InvalidArgument);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -19,11 +20,14 @@ struct Row {
   std::vector<double> utility;
 };
 
-Row utilities(const UtilityModel& model, std::span<const float> scores, int k) {
+Row utilities(const UtilityModel& model, std::span<const float> scores, int k,
+              const ExpertLayout* layout = nullptr) {
   Row row{std::vector<int32_t>(static_cast<size_t>(k)), 0, std::vector<double>(scores.size())};
   select_top_k(scores, row.top);
   row.mass = top_k_mass(scores, row.top, 0);
-  fill_utilities(model, 0, scores, row.top, row.mass, row.utility);
+  KeptUtility kept;
+  kept.read(model, layout, static_cast<int>(scores.size()));
+  fill_utilities(model, 0, kept, scores, row.top, row.mass, row.utility);
   return row;
 }
 
@@ -113,6 +117,32 @@ TEST(Utility, AVanishingPriceLeavesTopKUnderAnyScale) {
     EXPECT_EQ(
         std::memcmp(plan.weights.data(), top_k.weights.data(), plan.weights.size() * sizeof(float)),
         0);
+  }
+}
+
+// An expert whose best variant is worse than the others' loses utility, but not its place.
+TEST(Utility, ErrorsOfTheBestVariantsLeaveTheOrderOfTheTopK) {
+  UtilityModel model;
+  model.variant_error_weight = 3.0f;
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    const ScoreBatch batch = random_scores(1, 20, seed);
+    const auto scores = batch.view().row_span(0);
+    ExpertLayout layout = ExpertLayout::with_variants(20, {{.name = "int8"}, {.name = "int4"}});
+    for (int i = 0; i < layout.count(); ++i)
+      layout.error_frac.push_back(static_cast<float>((i * 7 + static_cast<int>(seed)) % 13) / 50);
+    const Row plain = utilities(model, scores, 6), row = utilities(model, scores, 6, &layout);
+    double least = 1e9;
+    for (const int id : row.top) {
+      const size_t e = static_cast<size_t>(id);
+      const double error =
+          static_cast<double>(std::min(layout.error_of(2 * id), layout.error_of(2 * id + 1)));
+      EXPECT_NEAR(row.utility[e], plain.utility[e] * (1 - 3 * error), 1e-7);
+      least = std::min(least, row.utility[e]);
+    }
+    for (int e = 0; e < 20; ++e)
+      if (std::find(row.top.begin(), row.top.end(), e) == row.top.end()) {
+        EXPECT_LT(row.utility[static_cast<size_t>(e)], least);
+      }
   }
 }
 

@@ -16,7 +16,7 @@ UtilityModel utility_of(const PolicyArguments& arguments, const PolicyContext& c
   if (kind == 1 || (kind == 0 && context.calibration == nullptr)) {
     if (arguments.has("norm"))
       throw InvalidArgument("policy adaptive: norm needs a calibration of the model's experts");
-    return {.power = power, .scale = {}};
+    return {.power = power, .scale = {}, .variant_error_weight = 1.0f};
   }
   if (context.calibration == nullptr)
     throw InvalidArgument(
@@ -34,6 +34,7 @@ std::unique_ptr<RoutingPolicy> make(const PolicyArguments& arguments,
   settings.slope_price = static_cast<float>(arguments.number("slope", 0.0, 1e6));
   settings.min_k = arguments.integer("min_k", 0);
   settings.utility = utility_of(arguments, context);
+  settings.utility.variant_error_weight = static_cast<float>(arguments.number("error", 0.0, 1e6));
   if (arguments.has("loss") && arguments.has("budget"))
     throw InvalidArgument("policy adaptive: give loss or budget, not both");
   if (arguments.has("loss"))
@@ -58,6 +59,7 @@ PolicyMaker adaptive_policy() {
                 {"utility", "auto",
                  "what an expert is worth: gate, calibrated, or auto: as there is a calibration"},
                 {"norm", "", "power of an expert's output norm, if calibrated; 0.5"},
+                {"error", "1", "harm of a variant's relative error, in that of leaving it out"},
                 {"min_k", "0", "fewest experts of a token; 0: exactly k"},
                 {"loss", "", "least cost, losing at most this fraction of utility"},
                 {"budget", "", "best quality at most at this cost"}}},

@@ -16,6 +16,8 @@ PolicyMaker metro_policy();
 PolicyMaker min_p_policy();
 PolicyMaker oea_policy();
 PolicyMaker sere_policy();
+PolicyMaker static_mix_policy();
+PolicyMaker threshold_policy();
 PolicyMaker tile_round_policy();
 PolicyMaker top_k_policy();
 PolicyMaker top_p_policy();

@@ -11,10 +11,11 @@ namespace {
 const std::vector<PolicyMaker>& makers() {
   static const std::vector<PolicyMaker> all = [] {
     std::vector<PolicyMaker> list{
-        adaptive_policy(), cache_prior_policy(), capacity_drop_policy(), capacity_expand_policy(),
-        eplb_policy(),     fewer_k_policy(),     lynx_policy(),          metro_policy(),
-        min_p_policy(),    oea_policy(),         sere_policy(),          tile_round_policy(),
-        top_k_policy(),    top_p_policy(),       xshare_policy()};
+        adaptive_policy(),  cache_prior_policy(), capacity_drop_policy(), capacity_expand_policy(),
+        eplb_policy(),      fewer_k_policy(),     lynx_policy(),          metro_policy(),
+        min_p_policy(),     oea_policy(),         sere_policy(),          static_mix_policy(),
+        threshold_policy(), tile_round_policy(),  top_k_policy(),         top_p_policy(),
+        xshare_policy()};
     std::sort(list.begin(), list.end(),
               [](const PolicyMaker& a, const PolicyMaker& b) { return a.info.name < b.info.name; });
     return list;

@@ -70,6 +70,7 @@ void SelectionPolicy::route(const RoutingRequest& request, RoutingPlan& plan) {
   plan.weights.resize(plan.ids.size());
   for (int t = 0; t < plan.tokens; ++t) write_token(request, t, plan);
   plan.instances.clear();
+  place(request, plan);
   finish_plan(request, masses_, top_k_distinct, plan);
 }
 
@@ -106,6 +107,8 @@ void SelectionPolicy::weigh(const RoutingRequest& request, int token, std::span<
   // Experts without any score have nothing to share out.
   share_weights(scores, ids, mass > 0.0f ? mass : 1.0f, request.renormalize, weights);
 }
+
+void SelectionPolicy::place(const RoutingRequest& /*request*/, RoutingPlan& /*plan*/) {}
 
 void SelectionPolicy::choose_among(std::span<const float> scores, std::span<const uint8_t> open,
                                    int k, uint8_t* row) {

@@ -57,6 +57,9 @@ class SelectionPolicy : public RoutingPolicy {
   // renormalises, else the scores.
   virtual void weigh(const RoutingRequest& request, int token, std::span<const int32_t> ids,
                      std::span<float> weights);
+  // Sets plan.instances [T, k] of the final ids (-1 where unused). The default leaves them empty:
+  // each expert's first.
+  virtual void place(const RoutingRequest& request, RoutingPlan& plan);
 
  private:
   void write_token(const RoutingRequest& request, int token, RoutingPlan& plan);
