@@ -30,22 +30,6 @@ Planes planes_of(Precision precision) {
   return precision == Precision::kInt4 ? Planes::kHi : Planes::kBoth;
 }
 
-// Aligned scratch of a quantised expert's run() behind `before` floats of a buffer that grows.
-struct QuantizedScratch {
-  std::byte* bytes = nullptr;
-
-  QuantizedScratch(const QuantizedExpert& expert, int64_t rows, size_t before,
-                   std::vector<float>& buffer) {
-    constexpr size_t kAlignment = 64;
-    const size_t size = expert.scratch_bytes(rows);
-    const size_t floats = before + (size + kAlignment) / sizeof(float) + 1;
-    if (buffer.size() < floats) buffer.resize(floats);
-    void* at = buffer.data() + before;
-    size_t room = (buffer.size() - before) * sizeof(float);
-    bytes = static_cast<std::byte*>(std::align(kAlignment, size, at, room));
-  }
-};
-
 struct Runner {
   std::span<const ExpertWeights> experts;
   const ExpertBuffers& buffers;
@@ -76,21 +60,6 @@ struct Runner {
 
   const SimpleExpert& stored(const ExpertTile& tile) const {
     return *experts[static_cast<size_t>(tile.target.expert)].stored;
-  }
-
-  // Both products of a quantised tile.
-  void run_quantized(const ExpertTile& tile, std::vector<float>& scratch) const {
-    const int64_t hidden = buffers.rows.cols;
-    std::vector<float>& gathered = scratch;
-    const QuantizedExpert& expert = *experts[static_cast<size_t>(tile.target.expert)].quantized;
-    const size_t inputs = static_cast<size_t>(tile.count * hidden);
-    const QuantizedScratch space(expert, tile.count, inputs, gathered);
-    for (int64_t r = 0; r < tile.count; ++r)
-      std::copy_n(buffers.rows.row(buffers.tokens[tile.first + r]), hidden,
-                  gathered.data() + r * hidden);
-    expert.run(ConstMatrix(gathered.data(), tile.count, hidden), planes_of(tile.target.precision),
-               Matrix(buffers.outputs.row(tile.first), tile.count, hidden, buffers.outputs.stride),
-               space.bytes);
   }
 };
 
@@ -160,8 +129,14 @@ void make_tiles(const RoutingPlan& plan, std::span<const ExpertTarget> targets,
 void run_expert(const ExpertWeights& expert, Precision precision, ConstMatrix x, Matrix out,
                 std::vector<float>& scratch) {
   if (precision != Precision::kStored) {
-    const QuantizedScratch space(*expert.quantized, x.rows, 0, scratch);
-    return expert.quantized->run(x, planes_of(precision), out, space.bytes);
+    constexpr size_t kAlignment = 64;
+    const size_t bytes = expert.quantized->scratch_bytes(x.rows);
+    const size_t floats = (bytes + kAlignment) / sizeof(float) + 1;
+    if (scratch.size() < floats) scratch.resize(floats);
+    void* at = scratch.data();
+    size_t room = scratch.size() * sizeof(float);
+    return expert.quantized->run(x, planes_of(precision), out,
+                                 static_cast<std::byte*>(std::align(kAlignment, bytes, at, room)));
   }
   const size_t floats = expert.stored->scratch_floats(x.rows);
   if (scratch.size() < floats) scratch.resize(floats);
@@ -172,12 +147,14 @@ void run_tiles(std::span<const ExpertWeights> experts, std::span<const ExpertTil
                const ExpertBuffers& buffers, ThreadPool& pool) {
   const Runner runner{experts, buffers};
   const auto stored_end = std::find_if_not(tiles.begin(), tiles.end(), is_stored);
-  run_stored(runner, tiles.first(static_cast<size_t>(stored_end - tiles.begin())), pool);
-  const auto quantized = tiles.subspan(static_cast<size_t>(stored_end - tiles.begin()));
-  pool.run(static_cast<int>(quantized.size()), [&](int task, int worker) {
-    runner.run_quantized(quantized[static_cast<size_t>(task)],
-                         buffers.worker_scratch[static_cast<size_t>(worker)]);
-  });
+  const auto stored = static_cast<size_t>(stored_end - tiles.begin());
+  run_stored(runner, tiles.first(stored), pool);
+  std::vector<QuantizedTile> quantized;
+  for (const ExpertTile& tile : tiles.subspan(stored))
+    quantized.push_back({&*experts[static_cast<size_t>(tile.target.expert)].quantized,
+                         planes_of(tile.target.precision), tile.first, tile.count});
+  run_quantized_tiles(quantized, buffers.rows, buffers.tokens, buffers.outputs, *buffers.quantized,
+                      pool);
 }
 
 }  // namespace thermoe

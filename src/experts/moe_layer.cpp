@@ -266,6 +266,7 @@ void MoeLayer::run_experts(ConstMatrix x, ThreadPool& pool) {
   buffers.outputs =
       Matrix(at_least(ws.outputs, pairs * static_cast<size_t>(gate_.cols)), count, gate_.cols);
   buffers.worker_scratch = ws.worker_scratch;
+  buffers.quantized = &ws.quantized;
   run_tiles(experts_, ws.tiles, buffers, pool);
 }
 

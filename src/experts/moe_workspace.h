@@ -27,6 +27,7 @@ struct MoeWorkspace {
   std::vector<ExpertTarget> targets;  // [I] what each instance of the layout runs
   std::vector<ExpertTile> tiles;
   std::vector<std::vector<float>> worker_scratch;
+  QuantizedWorkspace quantized;
 };
 
 }  // namespace thermoe

@@ -3,44 +3,13 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/nested_planes.h"
-#include "kernels/reference.h"
+#include "experts/quantized_experts.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 namespace {
 
-using cpu::NaturalPlanes;
-using cpu::PackedPlanes;
-using testing::random_planes;
-
-struct Expert {
-  Expert(int64_t hidden, int64_t inter, uint32_t seed, int32_t ratio)
-      : gate(random_planes(inter, hidden, seed)),
-        up(random_planes(inter, hidden, seed + 1)),
-        gate_up(cpu::pack_nested(cpu::join_gate_up(gate, up))),
-        down(cpu::pack_nested(random_planes(hidden, inter, seed + 2))),
-        plane_ratio(ratio),
-        base(0.02f / std::sqrt(static_cast<float>(hidden)) / static_cast<float>(ratio)) {}
-  QuantizedExpert expert() const {
-    return {gate_up.view(base, plane_ratio), down.view(base, plane_ratio)};
-  }
-  // The dequantised weight of natural planes.
-  testing::StoredWeight stored(const PackedPlanes& packed, Planes planes) const {
-    testing::StoredWeight w;
-    w.rows = packed.rows;
-    w.cols = packed.cols;
-    w.floats.resize(static_cast<size_t>(w.rows * w.cols));
-    cpu::dequantize_nested(packed.view(base, plane_ratio), planes,
-                           Matrix(w.floats.data(), w.rows, w.cols));
-    return w;
-  }
-
-  NaturalPlanes gate, up;
-  PackedPlanes gate_up, down;
-  int32_t plane_ratio;
-  float base;
-};
+using Expert = testing::RandomExpert;
 
 // Rounding the inputs to 127 steps costs about a hundredth of the output's size.
 TEST(QuantizedExpert, AgreesWithFloat64WithinTheRoundingOfItsInputs) {
@@ -54,12 +23,9 @@ TEST(QuantizedExpert, AgreesWithFloat64WithinTheRoundingOfItsInputs) {
         const std::vector<float> x = testing::random_floats(rows * hidden, seed);
         std::vector<float> y(x.size(), NAN);
         const QuantizedExpert expert = e.expert();
-        std::vector<float> scratch(expert.scratch_bytes(rows) / sizeof(float) + 16);
-        void* aligned = scratch.data();
-        size_t space = scratch.size() * sizeof(float);
-        std::align(64, expert.scratch_bytes(rows), aligned, space);
+        testing::Scratch scratch(expert.scratch_bytes(rows));
         expert.run(ConstMatrix(x.data(), rows, hidden), planes, Matrix(y.data(), rows, hidden),
-                   static_cast<std::byte*>(aligned));
+                   scratch.data());
         const testing::StoredWeight gate = e.stored(cpu::pack_nested(e.gate), planes),
                                     up = e.stored(cpu::pack_nested(e.up), planes),
                                     down = e.stored(e.down, planes);
