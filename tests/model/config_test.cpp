@@ -203,7 +203,16 @@ TEST(ModelConfig, RefusesByNameWhatIsNotSupported) {
                  "thermoe runs Qwen3MoeForCausalLM");
   expect_refusal(with(qwen3(), {{"hidden_act", "gelu"}}), "hidden_act is \"gelu\": only silu");
   expect_refusal(with(qwen3(), {{"quantization_config", {{"quant_method", "fp8"}}}}),
-                 "quantization_config is {\"quant_method\":\"fp8\"}");
+                 "quantization_config.quant_method is \"fp8\"");
+  const auto nested = [](int group_size, int plane_ratio) {
+    return with(qwen3(), {{"quantization_config",
+                           {{"quant_method", "thermoe-nested"},
+                            {"group_size", group_size},
+                            {"plane_ratio", plane_ratio}}}});
+  };
+  EXPECT_EQ(parse(nested(32, 12)).plane_ratio, 12);
+  expect_refusal(nested(64, 12), "quantization_config.group_size is 64: only 32");
+  expect_refusal(nested(32, 17), "quantization_config.plane_ratio is 17");
   expect_refusal(with(mixtral(), {{"sliding_window", 4096}}), "sliding_window is 4096");
   expect_refusal(with(mixtral(), {{"attention_bias", true}}), "attention_bias is true");
   expect_refusal(with(qwen3(), {{"per_layer_config", {{"0", {{"heads", 1}}}}}}),

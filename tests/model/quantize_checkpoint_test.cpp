@@ -222,8 +222,8 @@ TEST_P(Quantize, SaysWhatADamagedCheckpointLacks) {
 
 INSTANTIATE_TEST_SUITE_P(Families, Quantize,
                          ::testing::Values("qwen3-dense-layers", "olmoe", "mixtral"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& named) {
+                           std::string name = named.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
