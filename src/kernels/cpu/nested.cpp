@@ -59,7 +59,7 @@ constexpr int kRowSums = kUnits * kSumLanes;
 // to words, which takes as long as about 3 rows' products of bytes (Zen 3). Both give the same
 // integers.
 constexpr int kWordRows = 6;
-constexpr int64_t kPrefetchBytes = 4096;  // ahead in each plane
+constexpr int kPrefetchBlocks = 8;  // 4 KiB ahead in each plane
 
 // A row block's sums while they grow, and what is unpacked of the chunk of blocks at hand.
 struct State {
@@ -71,6 +71,7 @@ struct State {
 struct Chunk {
   Block first;
   int64_t group;
+  int64_t left;  // blocks of the weight from here on
   int blocks;
 
   const uint8_t* hi(int i) const { return first.hi + i * NestedView::kPlaneBlockBytes; }
@@ -153,12 +154,10 @@ HWY_NOINLINE void add_words(const Rows& x, int first, const Chunk& chunk, State&
   }
 }
 
-// Asks for the lines `kPrefetchBytes` after a block's plane; past the end that does nothing, but
-// the sum has to be one of integers.
+// Asks for the lines of a block's plane that stands kPrefetchBlocks on.
 HWY_INLINE void prefetch_after(const uint8_t* plane) {
-  const uintptr_t from = reinterpret_cast<uintptr_t>(plane) + kPrefetchBytes;
-  for (uintptr_t at = 0; at < NestedView::kPlaneBlockBytes; at += 64)
-    hwy::Prefetch(reinterpret_cast<const uint8_t*>(from + at));
+  const uint8_t* from = plane + kPrefetchBlocks * NestedView::kPlaneBlockBytes;
+  for (int64_t at = 0; at < NestedView::kPlaneBlockBytes; at += 64) hwy::Prefetch(from + at);
 }
 
 // What all rows of a chunk share.
@@ -166,8 +165,10 @@ template <Planes kPlanes>
 HWY_INLINE void unpack_chunk(const Chunk& chunk, bool words, int32_t plane_ratio, State& state) {
   const RatioTable table(plane_ratio);
   for (int block = 0; block < chunk.blocks; ++block) {
-    prefetch_after(chunk.hi(block));
-    if (kPlanes == Planes::kBoth) prefetch_after(chunk.lo(block));
+    if (block + kPrefetchBlocks < chunk.left) {
+      prefetch_after(chunk.hi(block));
+      if (kPlanes == Planes::kBoth) prefetch_after(chunk.lo(block));
+    }
     decode_scales(chunk.scales(block), state.scales[block]);
     if (!words) continue;
     for (int g = 0; g < kUnits / 2; ++g)
@@ -207,6 +208,7 @@ void row_block(const Rows& x, const NestedView& w, int64_t row_block, float* to)
   const bool words = kPlanes == Planes::kBoth && !THERMOE_NESTED_VNNI && x.count >= kWordRows;
   for (int64_t group = 0; group < w.col_blocks(); group += kChunk) {
     const Chunk chunk{block_of(w, row_block, group), group,
+                      w.blocks() - row_block * w.col_blocks() - group,
                       static_cast<int>(std::min<int64_t>(kChunk, w.col_blocks() - group))};
     unpack_chunk<kPlanes>(chunk, words, w.plane_ratio, state);
     add_chunk<kPlanes>(x, chunk, words, w.plane_ratio, state);
