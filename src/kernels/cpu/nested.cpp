@@ -77,6 +77,10 @@ struct Chunk {
   const uint8_t* hi(int i) const { return first.hi + i * NestedView::kPlaneBlockBytes; }
   const uint8_t* lo(int i) const { return first.lo + i * NestedView::kPlaneBlockBytes; }
   const uint8_t* scales(int i) const { return first.scales + i * NestedView::kScaleBlockBytes; }
+  // Bytes from a block's plane to what to ask memory for meanwhile; within the weight.
+  int64_t ahead(int i) const {
+    return std::min<int64_t>(kPrefetchBlocks, left - 1 - i) * NestedView::kPlaneBlockBytes;
+  }
 };
 
 // The scales of a block times that of each row's group, and the biases' sums.
@@ -115,10 +119,15 @@ HWY_NOINLINE void add_bytes(const Rows& x, int first, const Chunk& chunk, int32_
     HWY_ALIGN float scales[kRows][kBlockRows];
     scale_rows<kRows>(x, first, chunk.group + block, state.scales[block], state.biases, scales);
     float* to = state.sums + first * kRowSums;
+    const int64_t ahead = chunk.ahead(block);
     for (int g = 0; g < kUnits / 2; ++g) {
       Nibbles hi, lo;
       hi.load(chunk.hi(block) + g * 64);
-      if constexpr (kPlanes == Planes::kBoth) lo.load(chunk.lo(block) + g * 64);
+      hwy::Prefetch(chunk.hi(block) + g * 64 + ahead);
+      if constexpr (kPlanes == Planes::kBoth) {
+        lo.load(chunk.lo(block) + g * 64);
+        hwy::Prefetch(chunk.lo(block) + g * 64 + ahead);
+      }
       const auto low = products.unit(hi.low, lo.low), high = products.unit(hi.high, lo.high);
       HWY_UNROLL(4)
       for (int r = 0; r < kRows; ++r) {
@@ -154,26 +163,19 @@ HWY_NOINLINE void add_words(const Rows& x, int first, const Chunk& chunk, State&
   }
 }
 
-// Asks for the lines of a block's plane that stands kPrefetchBlocks on.
-HWY_INLINE void prefetch_after(const uint8_t* plane) {
-  const uint8_t* from = plane + kPrefetchBlocks * NestedView::kPlaneBlockBytes;
-  for (int64_t at = 0; at < NestedView::kPlaneBlockBytes; at += 64) hwy::Prefetch(from + at);
-}
-
 // What all rows of a chunk share.
-template <Planes kPlanes>
 HWY_INLINE void unpack_chunk(const Chunk& chunk, bool words, int32_t plane_ratio, State& state) {
   const RatioTable table(plane_ratio);
   for (int block = 0; block < chunk.blocks; ++block) {
-    if (block + kPrefetchBlocks < chunk.left) {
-      prefetch_after(chunk.hi(block));
-      if (kPlanes == Planes::kBoth) prefetch_after(chunk.lo(block));
-    }
     decode_scales(chunk.scales(block), state.scales[block]);
     if (!words) continue;
-    for (int g = 0; g < kUnits / 2; ++g)
-      unpack_words(chunk.hi(block) + g * 64, chunk.lo(block) + g * 64, table,
-                   state.words[block] + g * 128);
+    const int64_t ahead = chunk.ahead(block);
+    for (int g = 0; g < kUnits / 2; ++g) {
+      const uint8_t *hi = chunk.hi(block) + g * 64, *lo = chunk.lo(block) + g * 64;
+      hwy::Prefetch(hi + ahead);
+      hwy::Prefetch(lo + ahead);
+      unpack_words(hi, lo, table, state.words[block] + g * 128);
+    }
   }
 }
 
@@ -210,7 +212,7 @@ void row_block(const Rows& x, const NestedView& w, int64_t row_block, float* to)
     const Chunk chunk{block_of(w, row_block, group), group,
                       w.blocks() - row_block * w.col_blocks() - group,
                       static_cast<int>(std::min<int64_t>(kChunk, w.col_blocks() - group))};
-    unpack_chunk<kPlanes>(chunk, words, w.plane_ratio, state);
+    unpack_chunk(chunk, words, w.plane_ratio, state);
     add_chunk<kPlanes>(x, chunk, words, w.plane_ratio, state);
   }
   const int weight = w.plane_ratio + (kPlanes == Planes::kBoth ? 1 : 0);
