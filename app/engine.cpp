@@ -67,6 +67,10 @@ void EngineOptions::add_to(CLI::App& command) {
           kCalibrationFile + " in the model's directory, where there is one");
 }
 
+void EngineOptions::add_variants_to(CLI::App& command) {
+  command.add_option("--variants", variants, kVariantsHelp);
+}
+
 Engine::Engine(const EngineOptions& options)
     : pool(options.threads),
       checkpoint(model_directory(options)),
@@ -75,8 +79,9 @@ Engine::Engine(const EngineOptions& options)
       cost(options.profile.empty() ? shipped(kDefaultProfile)
                                    : std::filesystem::path(options.profile),
            shape_of(options)),
-      charge(cost, checkpoint.config()),
-      model(checkpoint, pool) {
+      model(checkpoint, pool),
+      variants(model.variants(), options.variants, checkpoint.directory().string()),
+      charge(cost, checkpoint.config(), variants) {
   checkpoint.check_finite();
 }
 

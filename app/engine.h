@@ -30,15 +30,18 @@ struct EngineOptions {
   std::string profile;      // file; empty: the shipped H100 profile
   std::string calibration;  // file; empty: the model's own, if it has one
   bool calibrated = true;   // false: no calibration is read
+  std::string variants;     // --variants; empty: what the checkpoint holds
   int threads = 0;          // 0: one per hardware thread
 
   void add_to(CLI::App& command);
+  // --variants, for commands that run one list of them.
+  void add_variants_to(CLI::App& command);
   // Only what a command needs that charges no costs and routes by top-k.
   void add_model_to(CLI::App& command);
 };
 
-// A loaded model, its tokenizer, its experts' calibration if there is one, and the cost model that
-// its steps are charged to.
+// A loaded model, its tokenizer, its experts' calibration if there is one, the precisions that its
+// experts run in, and the cost model that its steps are charged to.
 class Engine {
  public:
   // Throws IoError, InvalidArgument or ProfileMiss, each naming the file and the remedy.
@@ -54,8 +57,9 @@ class Engine {
   std::optional<ExpertCalibration> calibration;
   Tokenizer tokenizer;
   KernelCostModel cost;
-  Charge charge;
   Transformer model;
+  Variants variants;
+  Charge charge;  // of `variants`
 };
 
 }  // namespace thermoe::app

@@ -33,6 +33,7 @@ nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
   return {{"model", engine.checkpoint.directory().string()},
           {"texts", options.texts},
           {"policy", options.policy},
+          {"variants", engine.variants.name()},
           {"open_price", options.open_price},
           {"slope_price", options.slope_price},
           {"batch", options.batch},
@@ -45,7 +46,11 @@ nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
           {"perplexity", result.perplexity()},
           {"bits_per_byte", result.bits_per_byte()},
           {"distinct_experts_mean", result.distinct_experts_mean},
+          {"expert_bytes_mean", result.expert_bytes_mean},
           {"expert_bytes_frac", result.expert_bytes_frac},
+          {"opened_bf16_frac", result.opened_frac[0]},
+          {"opened_int8_frac", result.opened_frac[1]},
+          {"opened_int4_frac", result.opened_frac[2]},
           {"gate_mass_frac", result.gate_mass_frac},
           {"changed_tokens_frac", result.changed_tokens_frac},
           {"predicted_latency_us", result.predicted_latency_us},
@@ -68,7 +73,8 @@ std::string to_table(const Engine& engine, const EvaluationResult& result) {
   row("bits per byte", fmt::format("{:.4f}", result.bits_per_byte()), "bits");
   row("distinct experts", fmt::format("{:.2f}", result.distinct_experts_mean),
       fmt::format("of {}", engine.model.config().experts).c_str());
-  row("expert bytes", fmt::format("{:.4f}", result.expert_bytes_frac), "of top-k's");
+  row("expert bytes", fmt::format("{:.4f}", result.expert_bytes_frac), "of top-k's in bf16");
+  if (engine.variants.choice()) row("experts opened", precisions_text(result.opened_frac), "");
   row("gate mass kept", fmt::format("{:.5f}", result.gate_mass_frac), "of top-k's");
   row("predicted layer latency", fmt::format("{:.1f}", result.predicted_latency_us), "us");
   row("predicted layer energy", fmt::format("{:.1f}", result.predicted_energy_mj), "mJ");
@@ -100,6 +106,7 @@ void run_task_command(const EvalOptions& options) {
   nlohmann::ordered_json json{{"model", engine.checkpoint.directory().string()},
                               {"task", options.task},
                               {"policy", options.policy},
+                              {"variants", engine.variants.name()},
                               {"batch", options.batch}};
   json.update(to_json(result));
   if (!options.json.empty()) write_file(options.json, json.dump(2) + "\n");
@@ -117,11 +124,9 @@ void run_eval(const EvalOptions& options) {
   const TextWindows windows =
       read_windows(engine.tokenizer, files, options.context, TextPart::parse(options.part));
 
-  const ModelConfig& config = engine.model.config();
-  const std::vector<ExpertPrices> prices(
-      static_cast<size_t>(config.layers),
-      ExpertPrices::uniform(config.experts, static_cast<float>(options.open_price),
-                            static_cast<float>(options.slope_price)));
+  const std::vector<ExpertPrices> prices =
+      engine.variants.prices(engine.model.config().experts, static_cast<float>(options.open_price),
+                             static_cast<float>(options.slope_price));
   EvaluationSettings evaluation;
   evaluation.batch = options.batch;
   evaluation.max_windows = options.max_windows;
@@ -163,6 +168,7 @@ void add_eval_command(CLI::App& program) {
       "Quality and cost of a routing policy on text: windows of the text advance in lockstep "
       "as one decode batch and route together, position by position");
   options->engine.add_to(*command);
+  options->engine.add_variants_to(*command);
   command->add_option("--text", options->texts, "text files (UTF-8)");
   command->add_option("--task", options->task,
                       "instead of text: blimp:FILE or lambada:FILE, JSON lines, plain or gzipped; "
@@ -172,8 +178,8 @@ void add_eval_command(CLI::App& program) {
   command->footer(list_policies);
   command
       ->add_option("--open-price", options->open_price,
-                   "price of reading an expert, in gate mass of one token, for adaptive; before "
-                   "the policy's own")
+                   "price of reading an expert in bf16, in gate mass of one token, for adaptive; "
+                   "before the policy's own; another precision costs its share of the bytes")
       ->check(CLI::NonNegativeNumber);
   command
       ->add_option("--slope-price", options->slope_price,

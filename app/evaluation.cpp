@@ -117,7 +117,11 @@ EvaluationResult evaluate(Lockstep& lockstep, const TextWindows& windows, Routin
   }
   PlanStatistics statistics(charge);
   lockstep.run(
-      sequences, {.policy = &policy, .observer = &statistics, .prices = settings.prices},
+      sequences,
+      {.policy = &policy,
+       .observer = &statistics,
+       .layouts = charge.variants().layouts(),
+       .prices = settings.prices},
       [&](const TokenScore& token) {
         const size_t position = static_cast<size_t>(token.index) - 1;
         result.losses[(token.sequence / batch * context + position) * batch +

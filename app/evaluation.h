@@ -72,7 +72,8 @@ struct EvaluationResult : PlanSummary {
 };
 
 // `batch` consecutive windows advance in lockstep and route together, position by position; a last
-// partial batch is dropped. Throws InvalidArgument where not one batch is left.
+// partial batch is dropped. Experts run in the precisions that `charge` is of. Throws
+// InvalidArgument where not one batch is left.
 EvaluationResult evaluate(Transformer& model, const TextWindows& windows, RoutingPolicy& policy,
                           const Charge& charge, ThreadPool& pool,
                           const EvaluationSettings& settings);

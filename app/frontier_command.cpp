@@ -16,13 +16,16 @@
 namespace thermoe::app {
 namespace {
 
-constexpr std::array kLevels{0.6, 0.7, 0.8, 0.9};  // of top-k's distinct experts
-constexpr int64_t kContext = 512;                  // the shipped models' training context
+// Of top-k's bytes: what experts in bf16 are compared at, and what quantised ones reach besides.
+constexpr std::array kPlainLevels{0.6, 0.7, 0.8, 0.9};
+constexpr std::array kQuantizedLevels{0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5};
+constexpr int64_t kContext = 512;  // the shipped models' training context
 
 struct FrontierOptions {
   EngineOptions engine;
-  std::vector<std::string> texts, policies;
+  std::vector<std::string> texts, policies, variants;
   std::vector<int> batches{1, 4, 16, 64};
+  std::string base;
   std::string out, context = std::to_string(kContext), part = "1/1", json;
   int64_t max_tokens = 0;
 };
@@ -33,6 +36,8 @@ FrontierSettings settings_of(const FrontierOptions& options) {
   settings.batches = options.batches;
   settings.max_tokens = options.max_tokens;
   settings.part = TextPart::parse(options.part);
+  settings.variants = options.variants;
+  for (const std::string& list : settings.variants) parse_precisions(list);
   settings.choose_context = options.context == "auto";
   settings.context = kContext;
   if (!settings.choose_context) {
@@ -83,8 +88,8 @@ std::string commit() {
   return known ? text : "";
 }
 
-nlohmann::ordered_json about(const Engine& engine, const FrontierSettings& settings,
-                             const FrontierStudy& study) {
+nlohmann::ordered_json about(const Engine& engine, const Engine* base,
+                             const FrontierSettings& settings, const FrontierStudy& study) {
   nlohmann::ordered_json cells = nlohmann::ordered_json::array();
   for (const FrontierCell& cell : study.cells)
     cells.push_back({{"text", cell.text},
@@ -93,6 +98,9 @@ nlohmann::ordered_json about(const Engine& engine, const FrontierSettings& setti
                      {"windows", cell.windows},
                      {"tokens", cell.windows * cell.context}});
   nlohmann::ordered_json json{{"model", model_name(engine.checkpoint.directory())},
+                              {"base", nullptr},
+                              {"reference_variants", study.reference},
+                              {"quantized_charge", "as a bf16 kernel that reads as many bytes"},
                               {"experts", engine.model.config().experts},
                               {"top_k", engine.model.config().top_k},
                               {"cost_shape", engine.cost.shape().name},
@@ -105,20 +113,35 @@ nlohmann::ordered_json about(const Engine& engine, const FrontierSettings& setti
                               {"command_line", command_line()},
                               {"rows_resumed", study.resumed},
                               {"wall_s", study.wall_s}};
+  if (base != nullptr) json["base"] = model_name(base->checkpoint.directory());
   if (const std::string known = commit(); !known.empty()) json["commit"] = known;
   return json;
 }
 
-FrontierReport report_of(const Engine& engine, const FrontierSettings& settings,
+// What the settings' rows can be compared at.
+std::vector<double> levels_of(const FrontierStudy& study) {
+  bool plain = false, quantized = false;
+  for (const FrontierRow& row : study.rows) {
+    quantized = quantized || row.variants != "bf16";
+    plain = plain || (row.variants == "bf16" && row.specification != "topk");
+  }
+  std::vector<double> levels;
+  if (quantized) levels.insert(levels.end(), kQuantizedLevels.begin(), kQuantizedLevels.end());
+  if (plain || !quantized) levels.insert(levels.end(), kPlainLevels.begin(), kPlainLevels.end());
+  return levels;
+}
+
+FrontierReport report_of(const Engine& engine, const Engine* base, const FrontierSettings& settings,
                          const FrontierStudy& study) {
   FrontierReport report;
-  report.about = about(engine, settings, study);
-  report.title = fmt::format("{}: quality against distinct experts, mean over {} text{}",
+  report.about = about(engine, base, settings, study);
+  report.reference = study.reference;
+  report.title = fmt::format("{}: quality against bytes of experts read, mean over {} text{}",
                              model_name(engine.checkpoint.directory()), settings.texts.size(),
                              settings.texts.size() == 1 ? "" : "s");
-  report.points = pair_with_top_k(study.rows);
+  report.points = pair_with_top_k(study.rows, study.reference);
   report.means = mean_over_texts(report.points);
-  report.levels = compare(report.means, kLevels);
+  report.levels = compare(report.means, levels_of(study));
   return report;
 }
 
@@ -126,11 +149,17 @@ FrontierReport report_of(const Engine& engine, const FrontierSettings& settings,
 std::vector<std::vector<SweptPolicy>> sweeps_of(const FrontierOptions& options,
                                                 const Engine& engine) {
   const ModelConfig& config = engine.model.config();
+  const bool precisions =
+      options.variants.empty()
+          ? engine.variants.choice()
+          : std::any_of(options.variants.begin(), options.variants.end(),
+                        [](const auto& list) { return parse_precisions(list).size() > 1; });
   std::vector<std::vector<SweptPolicy>> sweeps;
   for (const int batch : options.batches)
-    sweeps.push_back(options.policies.empty() ? default_sweep(config.experts, config.top_k, batch,
-                                                              engine.calibration.has_value())
-                                              : read_sweep(options.policies));
+    sweeps.push_back(options.policies.empty()
+                         ? default_sweep(config.experts, config.top_k, batch,
+                                         engine.calibration.has_value(), precisions)
+                         : read_sweep(options.policies));
   return sweeps;
 }
 
@@ -138,6 +167,13 @@ void run_frontier_command(const FrontierOptions& options) {
   const FrontierSettings settings = settings_of(options);
   if (!options.policies.empty()) read_sweep(options.policies);  // before the model is opened
   Engine engine(options.engine);
+  std::unique_ptr<Engine> base;
+  if (!options.base.empty()) {
+    EngineOptions plain = options.engine;
+    plain.model = options.base;
+    plain.calibrated = false;
+    base = std::make_unique<Engine>(plain);
+  }
   const auto sweeps = sweeps_of(options, engine);
   std::unique_ptr<Progress> progress;
   const FrontierStudy study = run_frontier(
@@ -146,9 +182,10 @@ void run_frontier_command(const FrontierOptions& options) {
         if (!progress)
           progress = std::make_unique<Progress>("frontier", static_cast<double>(total), "tokens");
         progress->update(static_cast<double>(done));
-      });
+      },
+      base.get());
   progress.reset();
-  const FrontierReport report = report_of(engine, settings, study);
+  const FrontierReport report = report_of(engine, base.get(), settings, study);
   const std::string json = to_json(report).dump(1) + "\n";
   write_file(options.out + ".csv", to_csv(report));
   write_file(options.out + ".json", json);
@@ -156,9 +193,9 @@ void run_frontier_command(const FrontierOptions& options) {
   if (!options.json.empty()) write_file(options.json, json);
   if (options.json == "-") return;
   fmt::print(
-      "Cross-entropy minus top-k's, nats/token, at equal distinct experts (of top-k's):\n\n{}"
-      "{} points, {} of them from an earlier run; {}.csv, .json and .svg written\n",
-      to_table(report), report.points.size(), study.resumed, options.out);
+      "Cross-entropy minus top-k's in {}, nats/token, at equal bytes of experts read (of top-k's):"
+      "\n\n{}{} points, {} of them from an earlier run; {}.csv, .json and .svg written\n",
+      report.reference, to_table(report), report.points.size(), study.resumed, options.out);
 }
 
 }  // namespace
@@ -181,6 +218,13 @@ void add_frontier_command(CLI::App& program) {
       "--policies", options->policies,
       "settings, or files of them, a line each: oea:k0=2..7 is a range, "
       "adaptive:open=0.01,0.02 a list; default: every policy over its useful range");
+  command->add_option(
+      "--variants", options->variants,
+      std::string(kVariantsHelp) + "; given several times, every policy runs with each list");
+  command->add_option(
+      "--base", options->base,
+      "the plain checkpoint that the model was quantised from: its top-k in bf16 is "
+      "what all is compared with");
   command
       ->add_option("--out", options->out,
                    "prefix of the files written: .csv, .json, .svg and, "

@@ -45,7 +45,8 @@ void add(std::vector<std::string>& lines, const std::string& knob, const std::st
   if (!values.empty()) lines.push_back(knob + "=" + values);
 }
 
-std::vector<std::string> default_lines(int experts, int k, int batch, bool calibrated) {
+std::vector<std::string> default_lines(int experts, int k, int batch, bool calibrated,
+                                       bool precisions) {
   const int distinct = likely_distinct(experts, k, batch);
   const int half = std::max(1, distinct / 2);
   const std::string fewer = whole_numbers(1, k - 1, 8), sets = whole_numbers(half, distinct, 8);
@@ -69,14 +70,19 @@ std::vector<std::string> default_lines(int experts, int k, int batch, bool calib
   add(lines, "capexpand:factor", "0.5,0.75,1,1.5");
   // Where an expert has less than one token, rounding to tiles leaves nothing.
   if (batch * k >= experts) add(lines, "tileround:round=nearest,down,tile", "2,4,8,16");
+  if (precisions) {
+    add(lines, "staticmix:frac", "0.1,0.25,0.5,0.75");
+    add(lines, "threshold:close=0,0.02,0.05,0.1,theta", "0.02,0.05,0.1,0.2,0.5,1");
+  }
   return lines;
 }
 
 }  // namespace
 
-std::vector<SweptPolicy> default_sweep(int experts, int k, int batch, bool calibrated) {
+std::vector<SweptPolicy> default_sweep(int experts, int k, int batch, bool calibrated,
+                                       bool precisions) {
   std::vector<std::string> lines;
-  for (const std::string& line : default_lines(experts, k, batch, calibrated)) {
+  for (const std::string& line : default_lines(experts, k, batch, calibrated, precisions)) {
     const std::string name = policy_name(line);
     for (const PolicyInfo& info : known_policies())
       if (info.name == name) lines.push_back(line);

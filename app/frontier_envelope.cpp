@@ -8,8 +8,8 @@ namespace {
 
 // Whether `middle` lies on or above the line from `left` to `right`.
 bool above(const FrontierSample& left, const FrontierSample& middle, const FrontierSample& right) {
-  return (middle.loss_nats - left.loss_nats) * (right.distinct_frac - left.distinct_frac) >=
-         (right.loss_nats - left.loss_nats) * (middle.distinct_frac - left.distinct_frac);
+  return (middle.loss_nats - left.loss_nats) * (right.read_frac - left.read_frac) >=
+         (right.loss_nats - left.loss_nats) * (middle.read_frac - left.read_frac);
 }
 
 }  // namespace
@@ -17,7 +17,7 @@ bool above(const FrontierSample& left, const FrontierSample& middle, const Front
 FrontierEnvelope::FrontierEnvelope(std::vector<FrontierSample> samples) {
   std::stable_sort(
       samples.begin(), samples.end(), [](const FrontierSample& a, const FrontierSample& b) {
-        return std::pair(a.distinct_frac, a.loss_nats) < std::pair(b.distinct_frac, b.loss_nats);
+        return std::pair(a.read_frac, a.loss_nats) < std::pair(b.read_frac, b.loss_nats);
       });
   double least_loss_nats = 0;
   for (FrontierSample& sample : samples) {
@@ -30,15 +30,14 @@ FrontierEnvelope::FrontierEnvelope(std::vector<FrontierSample> samples) {
   }
 }
 
-std::optional<FrontierValue> FrontierEnvelope::at(double distinct_frac) const {
+std::optional<FrontierValue> FrontierEnvelope::at(double read_frac) const {
   const auto next = std::upper_bound(
-      settings_.begin(), settings_.end(), distinct_frac,
-      [](double level, const FrontierSample& sample) { return level < sample.distinct_frac; });
+      settings_.begin(), settings_.end(), read_frac,
+      [](double level, const FrontierSample& sample) { return level < sample.read_frac; });
   if (next == settings_.begin()) return std::nullopt;
   const FrontierSample& left = *(next - 1);
   if (next == settings_.end()) return FrontierValue{left.loss_nats, left.standard_error_nats};
-  const double share =
-      (distinct_frac - left.distinct_frac) / (next->distinct_frac - left.distinct_frac);
+  const double share = (read_frac - left.read_frac) / (next->read_frac - left.read_frac);
   return FrontierValue{left.loss_nats + share * (next->loss_nats - left.loss_nats),
                        (1 - share) * left.standard_error_nats + share * next->standard_error_nats};
 }

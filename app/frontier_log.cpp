@@ -33,11 +33,16 @@ nlohmann::ordered_json row_to_json(const FrontierRow& row) {
           {"batch", row.batch},
           {"context_tokens", row.context},
           {"specification", row.specification},
+          {"variants", row.variants},
           {"tokens", row.tokens},
           {"cross_entropy_nats", row.cross_entropy_nats},
           {"distinct_experts_mean", row.plans.distinct_experts_mean},
           {"top_k_distinct_experts_mean", row.plans.top_k_distinct_experts_mean},
+          {"expert_bytes_mean", row.plans.expert_bytes_mean},
           {"expert_bytes_frac", row.plans.expert_bytes_frac},
+          {"opened_bf16_frac", row.plans.opened_frac[0]},
+          {"opened_int8_frac", row.plans.opened_frac[1]},
+          {"opened_int4_frac", row.plans.opened_frac[2]},
           {"gate_mass_frac", row.plans.gate_mass_frac},
           {"changed_tokens_frac", row.plans.changed_tokens_frac},
           {"predicted_bytes", row.plans.predicted_bytes},
@@ -56,11 +61,16 @@ FrontierRow row_from_json(const nlohmann::json& json) {
   json.at("batch").get_to(row.batch);
   json.at("context_tokens").get_to(row.context);
   json.at("specification").get_to(row.specification);
+  json.at("variants").get_to(row.variants);
   json.at("tokens").get_to(row.tokens);
   json.at("cross_entropy_nats").get_to(row.cross_entropy_nats);
   json.at("distinct_experts_mean").get_to(row.plans.distinct_experts_mean);
   json.at("top_k_distinct_experts_mean").get_to(row.plans.top_k_distinct_experts_mean);
+  json.at("expert_bytes_mean").get_to(row.plans.expert_bytes_mean);
   json.at("expert_bytes_frac").get_to(row.plans.expert_bytes_frac);
+  json.at("opened_bf16_frac").get_to(row.plans.opened_frac[0]);
+  json.at("opened_int8_frac").get_to(row.plans.opened_frac[1]);
+  json.at("opened_int4_frac").get_to(row.plans.opened_frac[2]);
   json.at("gate_mass_frac").get_to(row.plans.gate_mass_frac);
   json.at("changed_tokens_frac").get_to(row.plans.changed_tokens_frac);
   json.at("predicted_bytes").get_to(row.plans.predicted_bytes);
@@ -99,9 +109,11 @@ void FrontierLog::read(const nlohmann::ordered_json& settings) {
 }
 
 const FrontierRow* FrontierLog::find(const std::string& text, int batch,
-                                     const std::string& specification) const {
+                                     const std::string& specification,
+                                     const std::string& variants) const {
   const auto row = std::find_if(rows_.begin(), rows_.end(), [&](const FrontierRow& done) {
-    return done.batch == batch && done.text == text && done.specification == specification;
+    return done.batch == batch && done.text == text && done.specification == specification &&
+           done.variants == variants;
   });
   return row == rows_.end() ? nullptr : &*row;
 }

@@ -22,8 +22,8 @@ class FrontierLog {
   FrontierLog(std::string path, const nlohmann::ordered_json& settings);
 
   // Null where that row is not done.
-  const FrontierRow* find(const std::string& text, int batch,
-                          const std::string& specification) const;
+  const FrontierRow* find(const std::string& text, int batch, const std::string& specification,
+                          const std::string& variants = "bf16") const;
   // Throws IoError.
   void append(FrontierRow row);
 

@@ -11,6 +11,9 @@
 namespace thermoe::app {
 namespace {
 
+// Where the plots begin: half of top-k's experts, and a quarter of those in int4.
+constexpr double kPlainLow = 0.4, kQuantizedLow = 0.05;
+
 // A field of a CSV row (RFC 4180): quoted where it must be.
 std::string csv_field(const std::string& text) {
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
@@ -24,8 +27,9 @@ nlohmann::ordered_json point_json(const FrontierPoint& point) {
   return {{"text", row.text},
           {"batch", row.batch},
           {"context_tokens", row.context},
-          {"policy", series_name(row.specification)},
+          {"policy", series_name(row.specification, row.variants)},
           {"specification", row.specification},
+          {"variants", row.variants},
           {"tokens", row.tokens},
           {"windows", row.window_losses_nats.size()},
           {"cross_entropy_nats", row.cross_entropy_nats},
@@ -33,7 +37,11 @@ nlohmann::ordered_json point_json(const FrontierPoint& point) {
           {"loss_difference_se_nats", point.loss.standard_error_nats},
           {"distinct_experts_mean", row.plans.distinct_experts_mean},
           {"distinct_experts_frac", point.distinct_frac},
-          {"expert_bytes_frac", row.plans.expert_bytes_frac},
+          {"expert_bytes_mean", row.plans.expert_bytes_mean},
+          {"expert_bytes_frac", point.read_frac},
+          {"opened_bf16_frac", row.plans.opened_frac[0]},
+          {"opened_int8_frac", row.plans.opened_frac[1]},
+          {"opened_int4_frac", row.plans.opened_frac[2]},
           {"gate_mass_frac", row.plans.gate_mass_frac},
           {"changed_tokens_frac", row.plans.changed_tokens_frac},
           {"predicted_bytes", row.plans.predicted_bytes},
@@ -53,7 +61,7 @@ nlohmann::ordered_json level_json(const FrontierLevel& level) {
                                 {"loss_difference_se_nats", entry.value->standard_error_nats}};
   }
   nlohmann::ordered_json json{{"batch", level.batch},
-                              {"distinct_experts_frac", level.distinct_frac},
+                              {"expert_bytes_frac", level.read_frac},
                               {"policies", policies},
                               {"best_published", nullptr},
                               {"adaptive_of_best_published_frac", nullptr}};
@@ -68,9 +76,10 @@ std::string level_cell(const std::optional<FrontierValue>& value) {
 }
 
 ScatterPoint plotted(const FrontierSample& sample) {
-  return {sample.distinct_frac, sample.loss_nats, sample.standard_error_nats,
-          fmt::format("{}: {:.4f} of top-k's experts, {:+.4f} ± {:.4f} nats", sample.specification,
-                      sample.distinct_frac, sample.loss_nats, sample.standard_error_nats)};
+  const std::string in = sample.variants == "bf16" ? "" : " in " + sample.variants;
+  return {sample.read_frac, sample.loss_nats, sample.standard_error_nats,
+          fmt::format("{}{}: {:.4f} of top-k's bytes, {:+.4f} ± {:.4f} nats", sample.specification,
+                      in, sample.read_frac, sample.loss_nats, sample.standard_error_nats)};
 }
 
 }  // namespace
@@ -98,12 +107,14 @@ nlohmann::ordered_json to_json(const FrontierReport& report) {
   for (const FrontierLevel& level : report.levels) json["comparison"].push_back(level_json(level));
   for (const FrontierMean& mean : report.means)
     json["means"].push_back({{"batch", mean.batch},
-                             {"policy", series_name(mean.sample.specification)},
+                             {"policy", series_of(mean.sample)},
                              {"specification", mean.sample.specification},
+                             {"variants", mean.sample.variants},
                              {"tokens", mean.tokens},
                              {"loss_difference_nats", mean.sample.loss_nats},
                              {"loss_difference_se_nats", mean.sample.standard_error_nats},
-                             {"distinct_experts_frac", mean.sample.distinct_frac}});
+                             {"distinct_experts_frac", mean.distinct_frac},
+                             {"expert_bytes_frac", mean.sample.read_frac}});
   for (const FrontierPoint& point : report.points) json["points"].push_back(point_json(point));
   return json;
 }
@@ -111,16 +122,18 @@ nlohmann::ordered_json to_json(const FrontierReport& report) {
 std::string to_svg(const FrontierReport& report) {
   ScatterPlot plot;
   plot.title = report.title;
-  plot.x_label = "distinct experts, of top-k's";
-  plot.y_label = "cross-entropy minus top-k's, nats/token";
-  plot.x_low = 0.4;
+  plot.x_label = "bytes of experts read, of top-k's in " + report.reference;
+  plot.y_label = "cross-entropy minus top-k's in " + report.reference + ", nats/token";
+  plot.x_low = kPlainLow;
+  for (const FrontierMean& mean : report.means)
+    if (mean.sample.variants != "bf16") plot.x_low = kQuantizedLow;
   plot.x_high = 1.02;
   for (const int batch : batches_in(report.means)) {
     ScatterPanel panel{fmt::format("batch {}", batch), {}};
     for (const std::string& policy : policies_in(report.means)) {
       ScatterSeries series{policy, {}, {}};
       for (const FrontierMean& mean : report.means)
-        if (mean.batch == batch && series_name(mean.sample.specification) == policy)
+        if (mean.batch == batch && !mean.reference && series_of(mean.sample) == policy)
           series.points.push_back(plotted(mean.sample));
       const FrontierEnvelope envelope = envelope_of(report.means, batch, policy);
       for (const FrontierSample& sample : envelope.settings())
@@ -140,7 +153,7 @@ std::string to_table(const FrontierReport& report) {
     std::vector<std::string> best{"best published"}, ratio{"adaptive / best published"};
     for (const FrontierLevel& level : report.levels) {
       if (level.batch != batch) continue;
-      table.header.push_back(fmt::format("{:.2f}", level.distinct_frac));
+      table.header.push_back(fmt::format("{:.2f}", level.read_frac));
       table.rows.resize(level.policies.size());
       for (size_t p = 0; p < level.policies.size(); ++p) {
         if (table.rows[p].empty()) table.rows[p].push_back(level.policies[p].policy);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -76,13 +78,15 @@ Texts read_texts(const Tokenizer& tokenizer, const FrontierSettings& settings) {
 }
 
 // All that a row depends on and that is not in the row itself.
-nlohmann::ordered_json log_settings(const Engine& engine, const FrontierSettings& settings,
-                                    const Texts& texts) {
+nlohmann::ordered_json log_settings(const Engine& engine, const Engine* base,
+                                    const FrontierSettings& settings, const Texts& texts) {
   nlohmann::ordered_json named = nlohmann::ordered_json::object();
   for (size_t t = 0; t < texts.names.size(); ++t) named[texts.names[t]] = texts.fingerprints[t];
-  return {{"schema", "thermoe-frontier-log-1"},
+  return {{"schema", "thermoe-frontier-log-2"},
           {"model", model_name(engine.checkpoint.directory())},
           {"model_fingerprint", model_fingerprint(engine.checkpoint.directory())},
+          {"base_fingerprint",
+           base != nullptr ? model_fingerprint(base->checkpoint.directory()) : "none"},
           {"texts", named},
           {"context_tokens", settings.context},
           {"context_is_chosen", settings.choose_context},
@@ -93,49 +97,151 @@ nlohmann::ordered_json log_settings(const Engine& engine, const FrontierSettings
           {"cost_device", engine.cost.device()}};
 }
 
-FrontierRow measure(Lockstep& lockstep, Engine& engine, const TextWindows& windows,
-                    const FrontierCell& cell, const std::string& specification,
-                    const std::function<void(int64_t)>& progress) {
+// One setting with one list of variants, on one engine's model.
+struct Job {
+  Engine* engine = nullptr;
+  const Charge* charge = nullptr;
+  std::string specification;
+
+  const std::string& variants() const { return charge->variants().name(); }
+};
+
+FrontierRow measure(Lockstep& lockstep, const Job& job, const TextWindows& windows,
+                    const FrontierCell& cell, const std::function<void(int64_t)>& progress) {
   EvaluationSettings evaluation;
   evaluation.batch = cell.batch;
   evaluation.max_windows = cell.windows;
   evaluation.progress = [&progress](int64_t done, int64_t) { progress(done); };
-  const auto policy = make_routing_policy(specification, engine.policy_context());
-  const EvaluationResult result = evaluate(lockstep, windows, *policy, engine.charge, evaluation);
+  const auto policy = make_routing_policy(job.specification, job.engine->policy_context());
+  const EvaluationResult result = evaluate(lockstep, windows, *policy, *job.charge, evaluation);
   return {.text = cell.text,
           .batch = cell.batch,
           .context = cell.context,
           .tokens = result.tokens,
-          .specification = specification,
+          .specification = job.specification,
+          .variants = job.variants(),
           .cross_entropy_nats = result.cross_entropy_nats,
           .plans = static_cast<const PlanSummary&>(result),
           .wall_s = result.wall_s,
           .window_losses_nats = window_losses(result, cell.batch, cell.context)};
 }
 
-// Cells of one batch size share the key-value cache.
+// The lists of variants, each with what its plans are charged.
+class Lists {
+ public:
+  Lists(const Engine& engine, const std::vector<std::string>& asked) {
+    const std::string directory = engine.checkpoint.directory().string();
+    for (const std::string& list : asked.empty() ? std::vector<std::string>{""} : asked) {
+      lists_.emplace_back(engine, list, directory);
+      for (size_t l = 0; l + 1 < lists_.size(); ++l)
+        if (lists_[l].variants.name() == lists_.back().variants.name())
+          throw InvalidArgument(
+              fmt::format("--variants {} is given twice", lists_[l].variants.name()));
+    }
+  }
+  struct List {
+    List(const Engine& engine, const std::string& list, const std::string& directory)
+        : variants(engine.model.variants(), list, directory),
+          charge(engine.cost, engine.model.config(), variants) {}
+    Variants variants;
+    Charge charge;
+  };
+  const std::deque<List>& all() const { return lists_; }
+
+ private:
+  std::deque<List> lists_;  // charges point to their variants: nothing may move
+};
+
+std::string reference_of(const Lists& lists, const Engine* base) {
+  const bool plain = base != nullptr || std::any_of(lists.all().begin(), lists.all().end(),
+                                                    [](const Lists::List& list) {
+                                                      return list.variants.name() == "bf16";
+                                                    });
+  return plain ? "bf16" : lists.all().front().variants.name();
+}
+
+// What one cell measures, in the order of the rows.
+std::vector<Job> jobs_of(Engine& engine, Engine* base, const Lists& lists,
+                         const std::vector<SweptPolicy>& sweep) {
+  std::vector<Job> jobs;
+  if (base != nullptr) jobs.push_back({base, &base->charge, "topk"});
+  for (const Lists::List& list : lists.all())
+    for (const SweptPolicy& swept : sweep) {
+      const bool there = base != nullptr && swept.specification == "topk" &&
+                         list.variants.name() == base->variants.name();
+      if (there || (needs_choice(swept.specification) && !list.variants.choice())) continue;
+      jobs.push_back({&engine, &list.charge, swept.specification});
+    }
+  return jobs;
+}
+
+// Every setting on the first MoE layer of every list that it is run with; on none where that is so.
+void check_jobs(const Engine& engine, const Lists& lists, const std::vector<SweptPolicy>& sweep,
+                int batch) {
+  const ModelConfig& config = engine.model.config();
+  const int layer = static_cast<int>(std::find(config.sparse.begin(), config.sparse.end(), true) -
+                                     config.sparse.begin());
+  const auto check = [&](const std::vector<SweptPolicy>& settings, const ExpertLayout* layout) {
+    check_sweep(settings, config.experts, config.top_k, batch, engine.policy_context(), layout,
+                layer);
+  };
+  std::vector<SweptPolicy> choosing, others;
+  for (const SweptPolicy& swept : sweep)
+    (needs_choice(swept.specification) ? choosing : others).push_back(swept);
+  bool chosen = false;
+  for (const Lists::List& list : lists.all()) {
+    const bool choice = list.variants.choice();
+    check(others, choice ? list.variants.layout(layer) : nullptr);
+    if (choice) check(choosing, list.variants.layout(layer));
+    chosen = chosen || choice;
+  }
+  if (!chosen) check(choosing, nullptr);
+}
+
+void check_base(const Engine& engine, const Engine& base) {
+  const ModelConfig& own = engine.model.config();
+  const ModelConfig& other = base.model.config();
+  if (base.variants.name() != "bf16")
+    throw InvalidArgument(
+        fmt::format("--base {}: its experts are quantised: give the checkpoint "
+                    "that the model was quantised from",
+                    base.checkpoint.directory().string()));
+  if (engine.variants.name() == "bf16")
+    throw InvalidArgument(
+        "--base: the model's own experts are in bf16, so its own top-k is the reference: leave "
+        "--base out");
+  if (own.layers != other.layers || own.experts != other.experts || own.top_k != other.top_k ||
+      own.hidden_size != other.hidden_size || own.vocab_size != other.vocab_size ||
+      read_file(engine.checkpoint.directory() / "tokenizer.json") !=
+          read_file(base.checkpoint.directory() / "tokenizer.json"))
+    throw InvalidArgument(fmt::format(
+        "--base {}: is another model than {}: give the checkpoint that it was quantised "
+        "from",
+        base.checkpoint.directory().string(), engine.checkpoint.directory().string()));
+}
+
+// Cells of one batch size share the key-value caches, one for each model.
 class CellRunner {
  public:
-  CellRunner(Engine& engine, const std::vector<FrontierCell>& cells)
-      : engine_(engine), cells_(cells) {}
+  explicit CellRunner(const std::vector<FrontierCell>& cells) : cells_(cells) {}
 
-  Lockstep& lockstep(int batch) {
-    if (!lockstep_ || batch_ != batch) {
+  Lockstep& lockstep(Engine& engine, int batch) {
+    if (batch_ != batch) locksteps_.clear();  // the old caches go before the new ones come
+    batch_ = batch;
+    auto& own = locksteps_[&engine];
+    if (!own) {
       int64_t context = 0;
       for (const FrontierCell& cell : cells_)
         if (cell.batch == batch) context = std::max(context, cell.context);
-      lockstep_.reset();  // the old cache goes before the new one comes
-      lockstep_ = std::make_unique<Lockstep>(engine_.model, engine_.pool, batch, context + 1);
-      batch_ = batch;
+      own = std::make_unique<Lockstep>(engine.model, engine.pool, batch, context + 1);
     }
-    return *lockstep_;
+    return *own;
   }
 
  private:
-  Engine& engine_;
   const std::vector<FrontierCell>& cells_;
   int batch_ = 0;
-  std::unique_ptr<Lockstep> lockstep_;
+  std::map<Engine*, std::unique_ptr<Lockstep>> locksteps_;
 };
 
 }  // namespace
@@ -177,11 +283,11 @@ std::vector<FrontierCell> plan_cells(const FrontierSettings& settings, const Tex
 }
 
 int64_t tokens_to_do(const std::vector<FrontierCell>& cells, const FrontierLog& log,
-                     std::span<const std::vector<SweptPolicy>> sweeps) {
+                     const std::vector<std::vector<Job>>& jobs) {
   int64_t tokens = 0;
   for (const FrontierCell& cell : cells)
-    for (const SweptPolicy& swept : sweeps[cell.batch_index])
-      if (log.find(cell.text, cell.batch, swept.specification) == nullptr)
+    for (const Job& job : jobs[cell.batch_index])
+      if (log.find(cell.text, cell.batch, job.specification, job.variants()) == nullptr)
         tokens += cell.windows * cell.context;
   return tokens;
 }
@@ -191,33 +297,38 @@ int64_t tokens_to_do(const std::vector<FrontierCell>& cells, const FrontierLog& 
 FrontierStudy run_frontier(Engine& engine, const FrontierSettings& settings,
                            std::span<const std::vector<SweptPolicy>> sweeps,
                            const std::string& log_path,
-                           const std::function<void(int64_t done, int64_t total)>& progress) {
+                           const std::function<void(int64_t done, int64_t total)>& progress,
+                           Engine* base) {
   const auto start = std::chrono::steady_clock::now();
-  const ModelConfig& config = engine.model.config();
   if (sweeps.size() != settings.batches.size())
     throw InvalidArgument("a frontier needs one sweep for each batch size");
-  for (size_t b = 0; b < sweeps.size(); ++b)
-    check_sweep(sweeps[b], config.experts, config.top_k, settings.batches[b],
-                engine.policy_context());
+  if (base != nullptr) check_base(engine, *base);
+  const Lists lists(engine, settings.variants);
+  std::vector<std::vector<Job>> jobs;
+  for (size_t b = 0; b < sweeps.size(); ++b) {
+    check_jobs(engine, lists, sweeps[b], settings.batches[b]);
+    jobs.push_back(jobs_of(engine, base, lists, sweeps[b]));
+  }
   const Texts texts = read_texts(engine.tokenizer, settings);
   FrontierStudy study;
+  study.reference = reference_of(lists, base);
   study.cells = plan_cells(settings, texts);
-  FrontierLog log(log_path, log_settings(engine, settings, texts));
-  const int64_t total = tokens_to_do(study.cells, log, sweeps);
+  FrontierLog log(log_path, log_settings(engine, base, settings, texts));
+  const int64_t total = tokens_to_do(study.cells, log, jobs);
   int64_t done = 0;
-  CellRunner runner(engine, study.cells);
+  CellRunner runner(study.cells);
   for (const FrontierCell& cell : study.cells) {
     TextWindows windows;
     windows.context = cell.context;
     windows.add(texts.texts[cell.text_index], settings.part);
-    for (const SweptPolicy& swept : sweeps[cell.batch_index]) {
-      if (const FrontierRow* row = log.find(cell.text, cell.batch, swept.specification)) {
+    for (const Job& job : jobs[cell.batch_index]) {
+      if (const FrontierRow* row =
+              log.find(cell.text, cell.batch, job.specification, job.variants())) {
         study.rows.push_back(*row);
         ++study.resumed;
         continue;
       }
-      study.rows.push_back(measure(runner.lockstep(cell.batch), engine, windows, cell,
-                                   swept.specification,
+      study.rows.push_back(measure(runner.lockstep(*job.engine, cell.batch), job, windows, cell,
                                    [&](int64_t tokens) { progress(done + tokens, total); }));
       log.append(study.rows.back());
       done += cell.windows * cell.context;

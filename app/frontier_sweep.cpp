@@ -102,7 +102,8 @@ class Collector {
   std::vector<SweptPolicy> sweep_;
 };
 
-void route_random(RoutingPolicy& policy, int experts, int k, int batch) {
+void route_random(RoutingPolicy& policy, int experts, int k, int batch, const ExpertLayout* layout,
+                  int layer) {
   std::mt19937 random(1);
   std::vector<float> scores(static_cast<size_t>(batch) * static_cast<size_t>(experts));
   for (float& score : scores)
@@ -110,6 +111,8 @@ void route_random(RoutingPolicy& policy, int experts, int k, int batch) {
   RoutingRequest request;
   request.scores = ConstMatrix(scores.data(), batch, experts);
   request.k = k;
+  request.layout = layout;
+  request.layer = layer;
   RoutingPlan plan;
   policy.route(request, plan);
 }
@@ -120,9 +123,18 @@ std::string policy_name(std::string_view specification) {
   return std::string(specification.substr(0, specification.find(':')));
 }
 
-std::string series_name(std::string_view specification) {
+std::string series_name(std::string_view specification, std::string_view variants) {
   const bool raw = specification.find("weights=raw") != std::string_view::npos;
-  return policy_name(specification) + (raw ? "+raw" : "");
+  return policy_name(specification) + (raw ? "+raw" : "") +
+         (variants == "bf16" ? "" : "@" + std::string(variants));
+}
+
+bool needs_choice(std::string_view specification) {
+  const std::string name = policy_name(specification);
+  const auto known = known_policies();
+  return std::any_of(known.begin(), known.end(), [&name](const PolicyInfo& info) {
+    return info.name == name && info.needs_layout;
+  });
 }
 
 std::vector<std::string> expand_specification(std::string_view text) {
@@ -169,11 +181,11 @@ std::vector<SweptPolicy> read_sweep(std::span<const std::string> arguments) {
 }
 
 void check_sweep(std::span<const SweptPolicy> sweep, int experts, int k, int batch,
-                 const PolicyContext& context) {
+                 const PolicyContext& context, const ExpertLayout* layout, int layer) {
   for (const SweptPolicy& swept : sweep) {
     try {
       const auto policy = make_routing_policy(swept.specification, context);
-      route_random(*policy, experts, k, batch);
+      route_random(*policy, experts, k, batch, layout, layer);
     } catch (const InvalidArgument& error) {
       throw InvalidArgument(
           fmt::format("{}: {}: {}", swept.origin, swept.specification, error.what()));

@@ -28,20 +28,27 @@ std::vector<SweptPolicy> read_sweep(std::span<const std::string> arguments);
 
 // Every policy that the registry has and a batch of `batch` tokens over `experts` experts, `k`
 // each, gives something to do, each over its useful range: from half of the experts that such a
-// batch reads to all of them. Policies that need a calibration are in only where there is one;
-// those that only choose replicas are out.
-std::vector<SweptPolicy> default_sweep(int experts, int k, int batch, bool calibrated);
+// batch reads to all of them. Policies that need a calibration are in only where there is one,
+// those that choose precisions where there is such a choice; those that only choose replicas are
+// out.
+std::vector<SweptPolicy> default_sweep(int experts, int k, int batch, bool calibrated,
+                                       bool precisions = false);
 
 // Makes every policy and has it route `batch` tokens' random scores, so that a setting that cannot
-// work is found before hours of work. Throws InvalidArgument naming the origin.
+// work is found before hours of work. `layout`, of MoE layer `layer`, may be null. Throws
+// InvalidArgument naming the origin.
 void check_sweep(std::span<const SweptPolicy> sweep, int experts, int k, int batch,
-                 const PolicyContext& context);
+                 const PolicyContext& context, const ExpertLayout* layout = nullptr, int layer = 0);
+
+// Whether the setting's policy does nothing without a choice between instances.
+bool needs_choice(std::string_view specification);
 
 // "oea" of "oea:k0=4".
 std::string policy_name(std::string_view specification);
 
 // Which curve a setting belongs to: its policy, but "oea+raw" of "oea:k0=4,weights=raw": a
-// published choice of experts with this project's weights is neither the one nor the other.
-std::string series_name(std::string_view specification);
+// published choice of experts with this project's weights is neither the one nor the other. With
+// other variants than bf16 these are named: "oea@int8,int4".
+std::string series_name(std::string_view specification, std::string_view variants = "bf16");
 
 }  // namespace thermoe::app

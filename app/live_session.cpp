@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "progress.h"
 #include "simulation.h"
@@ -70,6 +71,7 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
   Governor governor(limits_for(settings, state), surrogate);
   const ModelConfig& config = engine.model.config();
   std::vector<ExpertPrices> prices(static_cast<size_t>(config.layers));
+  ExpertPrices bf16_prices;
   const auto policy = make_routing_policy("adaptive", engine.policy_context());
   StepCharge charge(engine.charge);
   LiveOutcome outcome;
@@ -83,15 +85,19 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
   for (int round = 0; now_s < settings.duration_s; ++round) {
     decoder.begin(round);
     while (!decoder.over() && now_s < settings.duration_s) {
-      decoder.step({.policy = policy.get(), .prices = prices, .observer = &charge});
+      decoder.step({.policy = policy.get(),
+                    .prices = prices,
+                    .layouts = engine.variants.layouts(),
+                    .observer = &charge});
       ++steps;
       now_s = virtual_time ? static_cast<double>(steps) * *settings.virtual_step_s
                            : std::chrono::duration<double>(Clock::now() - start).count();
       if (now_s - tick_s < kTickS) continue;
       state = virtual_time ? monitor.poll() : monitor.state();
       governor.update(state, std::nullopt, now_s - tick_s);
-      std::fill(prices.begin(), prices.end(), governor.prices(surrogate, config.experts));
-      totals.add(state, highest_open_price(prices.front()), outcome);
+      bf16_prices = governor.prices(surrogate, config.experts);
+      spread_prices(governor, surrogate, engine.variants, bf16_prices, prices);
+      totals.add(state, highest_open_price(bf16_prices), outcome);
       tick_s = now_s;
       progress.update(now_s);
     }
@@ -99,6 +105,9 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
   outcome.duration_s = now_s;
   outcome.tokens = steps * decoder.settings().batch;
   outcome.distinct_experts_mean = charge.distinct_experts();
+  const auto& opened = charge.opened();
+  const double all = std::accumulate(opened.begin(), opened.end(), 0.0);
+  for (size_t p = 0; p < opened.size() && all > 0; ++p) outcome.opened_frac[p] = opened[p] / all;
   totals.finish(outcome);
   return outcome;
 }
@@ -118,7 +127,8 @@ std::string to_table(const LiveOutcome& outcome) {
                 {"throttled", fmt::format("{:.1f} % of samples", 100 * outcome.throttled_frac)},
                 {"opening price, mean", fmt::format("{:.4f}", outcome.open_price_mean)},
                 {"opening price, peak", fmt::format("{:.4f}", outcome.open_price_peak)},
-                {"distinct experts, mean", fmt::format("{:.2f}", outcome.distinct_experts_mean)}};
+                {"distinct experts, mean", fmt::format("{:.2f}", outcome.distinct_experts_mean)},
+                {"experts opened", precisions_text(outcome.opened_frac)}};
   return table.text();
 }
 
@@ -136,7 +146,10 @@ nlohmann::ordered_json to_json(const LiveOutcome& outcome) {
           {"throttled_frac", outcome.throttled_frac},
           {"open_price_mean", outcome.open_price_mean},
           {"open_price_peak", outcome.open_price_peak},
-          {"distinct_experts_mean", outcome.distinct_experts_mean}};
+          {"distinct_experts_mean", outcome.distinct_experts_mean},
+          {"opened_bf16_frac", outcome.opened_frac[0]},
+          {"opened_int8_frac", outcome.opened_frac[1]},
+          {"opened_int4_frac", outcome.opened_frac[2]}};
 }
 
 }  // namespace thermoe::app

@@ -30,6 +30,7 @@ struct LiveOutcome {
   double throttled_frac = 0;                                             // of the samples
   double open_price_mean = 0, open_price_peak = 0;
   double distinct_experts_mean = 0;
+  std::array<double, kPrecisions> opened_frac{};  // instances in each precision, of all opened
 };
 
 // Decodes for the duration; never fails for telemetry that goes missing.

@@ -67,7 +67,10 @@ void Lockstep::add(std::span<const ScoredSequence> sequences, size_t begin, size
 void Lockstep::flush(std::span<const ScoredSequence> sequences, const LockstepRouting& routing,
                      const std::function<void(const TokenScore&)>& sink) {
   if (tokens_.empty()) return;
-  RoutingContext context{.policy = routing.policy, .prices = {}, .observer = routing.observer};
+  RoutingContext context{.policy = routing.policy,
+                         .prices = {},
+                         .layouts = routing.layouts,
+                         .observer = routing.observer};
   if (routing.prices) context.prices = routing.prices(positions_.front());
   const int64_t rows = static_cast<int64_t>(logit_rows_.size());
   const int64_t vocabulary = model_.config().vocab_size;

@@ -19,6 +19,7 @@ struct ScoredSequence {
 struct LockstepRouting {
   RoutingPolicy* policy = nullptr;
   PlanObserver* observer = nullptr;
+  std::span<const ExpertLayout> layouts = {};  // as RoutingContext's
   // Prices of every layer's experts from a position on (asked every few positions); null: the
   // policy's own.
   std::function<std::span<const ExpertPrices>(int64_t position)> prices;

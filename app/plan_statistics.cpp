@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace thermoe::app {
 namespace {
@@ -16,7 +17,7 @@ double quantile(std::vector<float>& values, double frac) {
 
 }  // namespace
 
-void PlanStatistics::on_plan(int, const RoutingPlan& plan) {
+void PlanStatistics::on_plan(int layer, const RoutingPlan& plan) {
   const RoutingReport& report = plan.report;
   ++plans_;
   tokens_ += plan.tokens;
@@ -24,7 +25,12 @@ void PlanStatistics::on_plan(int, const RoutingPlan& plan) {
   distinct_ += report.distinct_experts;
   top_k_distinct_ += report.top_k_distinct_experts;
   gate_mass_ += report.gate_mass_frac;
-  const CostEstimate cost = charge_.layer(plan);
+  const Variants& variants = charge_.variants();
+  const PlanReads reads = variants.reads_of(layer, plan);
+  read_bytes_ += reads.bytes;
+  top_k_bytes_ += variants.bf16_bytes(layer, report.top_k_distinct_experts);
+  for (size_t p = 0; p < opened_.size(); ++p) opened_[p] += reads.opened[p];
+  const CostEstimate cost = charge_.layer(layer, plan);
   latency_us_ += cost.latency_us;
   energy_mj_ += cost.energy_mj;
   bytes_ += cost.bytes;
@@ -36,7 +42,11 @@ PlanSummary PlanStatistics::summary() const {
   if (plans_ == 0) return summary;
   summary.distinct_experts_mean = distinct_ / plans_;
   summary.top_k_distinct_experts_mean = top_k_distinct_ / plans_;
-  summary.expert_bytes_frac = distinct_ / top_k_distinct_;
+  summary.expert_bytes_mean = read_bytes_ / plans_;
+  summary.expert_bytes_frac = read_bytes_ / top_k_bytes_;
+  const double opened = std::accumulate(opened_.begin(), opened_.end(), 0.0);
+  for (size_t p = 0; p < opened_.size() && opened > 0; ++p)
+    summary.opened_frac[p] = opened_[p] / opened;
   summary.gate_mass_frac = gate_mass_ / plans_;
   summary.changed_tokens_frac = changed_ / tokens_;
   summary.predicted_latency_us = latency_us_ / plans_;

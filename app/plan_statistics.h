@@ -1,6 +1,7 @@
 // What the plans of a run say: means over all MoE layers and batch positions.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -11,7 +12,10 @@ namespace thermoe::app {
 struct PlanSummary {
   double distinct_experts_mean = 0;        // per layer and batch position
   double top_k_distinct_experts_mean = 0;  // what plain top-k would have used of the same scores
-  double expert_bytes_frac = 1;            // read, of what plain top-k would have read
+  double expert_bytes_mean = 0;            // read of experts' weights, per layer and batch position
+  double expert_bytes_frac = 1;            // the same, of what plain top-k would have read in bf16
+  // Instances opened in each precision (kPrecisionNames), of all that were.
+  std::array<double, kPrecisions> opened_frac{1, 0, 0};
   double gate_mass_frac = 1;
   double changed_tokens_frac = 0;  // tokens whose set of experts is not their top-k
   // Of an MoE layer of the cost shape, mean.
@@ -36,6 +40,8 @@ class PlanStatistics : public PlanObserver {
   const Charge& charge_;
   double plans_ = 0, tokens_ = 0, changed_ = 0, distinct_ = 0, top_k_distinct_ = 0, gate_mass_ = 0;
   double latency_us_ = 0, energy_mj_ = 0, bytes_ = 0;
+  double read_bytes_ = 0, top_k_bytes_ = 0;
+  std::array<double, kPrecisions> opened_{};
   std::vector<float> gaps_;
 };
 

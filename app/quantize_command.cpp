@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <chrono>
-#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -41,10 +40,7 @@ std::pair<int, int> parse_kept(const std::string& text) {
       fmt::format("--keep {}: give LAYER:EXPERT, such as 0:5 for expert 5 of layer 0", text));
 }
 
-// A measured error, or - where there was no calibration.
-std::string error_cell(float error) {
-  return std::isnan(error) ? "-" : fmt::format("{:.3g}", error);
-}
+std::string error_cell(float error) { return fmt::format("{:.3g}", error); }
 
 std::string to_table(const QuantizeResult& result) {
   Table table;
@@ -56,20 +52,16 @@ std::string to_table(const QuantizeResult& result) {
   return table.text();
 }
 
-nlohmann::ordered_json error_json(float error) {
-  return std::isnan(error) ? nlohmann::ordered_json() : nlohmann::ordered_json(error);
-}
-
 nlohmann::ordered_json to_json(const QuantizeOptions& options, const QuantizeResult& result,
                                double wall_s) {
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (const QuantizedLayer& layer : result.layers)
     layers.push_back({{"layer", layer.layer},
                       {"experts", layer.experts},
-                      {"int8_error_frac_mean", error_json(layer.int8_error_mean)},
-                      {"int8_error_frac_max", error_json(layer.int8_error_max)},
-                      {"int4_error_frac_mean", error_json(layer.int4_error_mean)},
-                      {"int4_error_frac_max", error_json(layer.int4_error_max)}});
+                      {"int8_error_frac_mean", layer.int8_error_mean},
+                      {"int8_error_frac_max", layer.int8_error_max},
+                      {"int4_error_frac_mean", layer.int4_error_mean},
+                      {"int4_error_frac_max", layer.int4_error_max}});
   return {{"model", model_name(options.model)},
           {"out", options.out},
           {"calibration_texts", options.texts},
@@ -107,11 +99,11 @@ void run_quantize(QuantizeOptions& options) {
   if (!options.json.empty())
     write_file(options.json, to_json(options, result, wall_s).dump(2) + "\n");
   if (options.json == "-") return;
-  fmt::print(
-      "{}\nErrors: of an expert's output, squared, relative to its square, on calibration "
-      "tokens that the rounding did not see{}.\n",
-      to_table(result),
-      texts.empty() ? " (none: give --calibrate TEXT for better int4 and measured errors)" : "");
+  fmt::print("{}\nErrors: of an expert's output, squared, relative to its square, on {}.\n",
+             to_table(result),
+             texts.empty() ? "random inputs (give --calibrate TEXT for a better int4, and for "
+                             "errors on inputs that experts get)"
+                           : "calibration tokens that the rounding did not see");
   fmt::print(
       "{} experts quantised{}, {:.4f} of their bytes before; {:.1f} MB in all; {:.1f} s. "
       "Wrote {}.\n",

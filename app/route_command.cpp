@@ -34,7 +34,7 @@ struct RouteOptions {
 // Everything that a request looks at.
 struct RouteJob {
   ScoreBatches scores;
-  std::vector<VariantOption> variants;
+  std::vector<ExpertVariant> variants;
   std::optional<ExpertLayout> layout;
   std::optional<ExpertPrices> prices;  // none: the policy's own
   std::optional<RoutingGoal> goal;
@@ -43,9 +43,8 @@ struct RouteJob {
 std::optional<ExpertPrices> read_all_prices(const RouteOptions& options, const RouteJob& job,
                                             const std::optional<Placement>& placement) {
   const int experts = static_cast<int>(job.scores.experts);
-  const auto read = [&](const PriceOption& option, bool scaled) {
-    return read_prices(option, experts, job.layout ? &*job.layout : nullptr,
-                       scaled ? &job.variants : nullptr);
+  const auto read = [&](const PriceOption& option, bool of_bytes) {
+    return read_prices(option, experts, job.layout ? &*job.layout : nullptr, of_bytes);
   };
   ExpertPrices prices{.open = read(options.open, true),
                       .slope = read(options.slope, false),
@@ -117,7 +116,7 @@ nlohmann::ordered_json layout_json(const RouteJob& job) {
   for (size_t v = 0; v < job.layout->variants.size(); ++v)
     variants.push_back({{"name", job.layout->variants[v].name},
                         {"error_frac", job.layout->variants[v].error_frac},
-                        {"open_frac", job.variants.empty() ? 1.0f : job.variants[v].open_frac}});
+                        {"read_frac", job.layout->variants[v].read_frac}});
   for (const ExpertInstance& i : job.layout->instances)
     instances.push_back({i.expert, i.variant, i.device});
   return {{"devices", job.layout->devices},
@@ -169,10 +168,10 @@ void add_price_options(CLI::App& command, RouteOptions& options) {
 void add_layout_options(CLI::App& command, RouteOptions& options) {
   command.add_option(
       "--variants", options.variants,
-      "precisions that every expert can be had in, NAME[:ERROR_FRAC[:OPEN_FRAC]],... "
+      "precisions that every expert can be had in, NAME[:ERROR_FRAC[:READ_FRAC]],... "
       "as in bf16,int8:0.004,int4:0.03: the relative error of an output and the "
-      "share of the opening price, by default the bits in the name over the "
-      "first's. The first is the checkpoint's own");
+      "share of the bytes, and so of the opening price, by default the bits in the name over "
+      "the first's. The first is the checkpoint's own");
   command.add_option("--placement", options.placement,
                      "JSON file that says which devices hold each expert: {\"devices\": 2, "
                      "\"experts\": [[0], [1], [0, 1]]}, optionally with \"capacity\" (tokens; one, "

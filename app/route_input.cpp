@@ -78,26 +78,26 @@ std::optional<double> bits_of(std::string_view name) {
   return number(name.substr(digits, end - digits));
 }
 
-VariantOption parse_variant(std::string_view text) {
+ExpertVariant parse_variant(std::string_view text) {
   const auto parts = split(text, ':');
   const auto fail = [text](const std::string& problem) {
     return InvalidArgument(fmt::format("--variants: '{}' {}", text, problem));
   };
   if (parts.size() > 3 || parts[0].empty())
-    throw fail("is not NAME[:ERROR_FRAC[:OPEN_FRAC]], as in int8:0.004:0.5");
-  VariantOption option;
-  option.variant.name = parts[0];
+    throw fail("is not NAME[:ERROR_FRAC[:READ_FRAC]], as in int8:0.004:0.5");
+  ExpertVariant option;
+  option.name = parts[0];
   if (parts.size() > 1) {
     const auto error = number(parts[1]);
     if (!error || !(*error >= 0 && *error < 1))
       throw fail("has an error that is no number from 0 to below 1");
-    option.variant.error_frac = static_cast<float>(*error);
+    option.error_frac = static_cast<float>(*error);
   }
   if (parts.size() > 2) {
     const auto frac = number(parts[2]);
     if (!frac || !(*frac >= 0) || !std::isfinite(*frac))
       throw fail("has an opening share that is no number of 0 or more");
-    option.open_frac = static_cast<float>(*frac);
+    option.read_frac = static_cast<float>(*frac);
   }
   return option;
 }
@@ -228,22 +228,22 @@ ScoreBatches read_scores(const std::string& path, bool logits) {
   return scores;
 }
 
-std::vector<VariantOption> parse_variants(std::string_view text) {
-  std::vector<VariantOption> options;
+std::vector<ExpertVariant> parse_variants(std::string_view text) {
+  std::vector<ExpertVariant> options;
   for (const std::string_view part : split(text, ',')) {
-    VariantOption option = parse_variant(part);
-    const std::string& name = option.variant.name;
+    ExpertVariant option = parse_variant(part);
+    const std::string& name = option.name;
     if (std::any_of(options.begin(), options.end(),
-                    [&](const VariantOption& other) { return other.variant.name == name; }))
+                    [&](const ExpertVariant& other) { return other.name == name; }))
       throw InvalidArgument(fmt::format("--variants: '{}' is given twice", name));
     if (std::count(part.begin(), part.end(), ':') < 2 && !options.empty()) {
-      const auto bits = bits_of(name), first = bits_of(options[0].variant.name);
+      const auto bits = bits_of(name), first = bits_of(options[0].name);
       if (!bits || !first || *first == 0)
         throw InvalidArgument(
             fmt::format("--variants: the names '{}' and '{}' do not say both sizes: give the share "
                         "of the opening price as a third part, {}:ERROR_FRAC:0.5",
-                        options[0].variant.name, name, name));
-      option.open_frac = static_cast<float>(*bits / *first) * options[0].open_frac;
+                        options[0].name, name, name));
+      option.read_frac = static_cast<float>(*bits / *first) * options[0].read_frac;
     }
     options.push_back(std::move(option));
   }
@@ -275,13 +275,11 @@ Placement read_placement(const std::string& path, int experts) {
   return placement;
 }
 
-std::optional<ExpertLayout> make_layout(int experts, const std::vector<VariantOption>& variants,
+std::optional<ExpertLayout> make_layout(int experts, const std::vector<ExpertVariant>& variants,
                                         const std::optional<Placement>& placement,
                                         std::optional<int> capacity) {
   if (variants.empty() && !placement && !capacity) return std::nullopt;
-  std::vector<ExpertVariant> kinds;
-  kinds.reserve(variants.size() + 1);
-  for (const VariantOption& option : variants) kinds.push_back(option.variant);
+  std::vector<ExpertVariant> kinds = variants;
   if (kinds.empty()) kinds.push_back({.name = "exact", .error_frac = 0});
   std::vector<ExpertInstance> instances;
   for (int32_t e = 0; e < experts; ++e)
@@ -300,7 +298,7 @@ std::optional<ExpertLayout> make_layout(int experts, const std::vector<VariantOp
 }
 
 std::vector<float> read_prices(const PriceOption& option, int experts, const ExpertLayout* layout,
-                               const std::vector<VariantOption>* open_fracs) {
+                               bool of_bytes) {
   if (option.source.empty()) return {};
   const ExpertLayout single = layout != nullptr ? ExpertLayout() : ExpertLayout::single(experts);
   const ExpertLayout& where = layout != nullptr ? *layout : single;
@@ -313,9 +311,9 @@ std::vector<float> read_prices(const PriceOption& option, int experts, const Exp
   }
   std::vector<float> prices = spread(given, where, origin);
   const bool per_instance = given.size() == where.instances.size() && where.count() != experts;
-  if (open_fracs == nullptr || open_fracs->empty() || per_instance) return prices;
-  for (size_t i = 0; i < prices.size(); ++i)
-    prices[i] *= (*open_fracs)[static_cast<size_t>(where.instances[i].variant)].open_frac;
+  if (!of_bytes || per_instance) return prices;
+  for (int i = 0; i < where.count(); ++i)
+    prices[static_cast<size_t>(i)] *= where.variant_of(i).read_frac;
   return prices;
 }
 

@@ -31,15 +31,9 @@ struct ScoreBatches {
 // refused naming batch, token and expert; so is an array without elements.
 ScoreBatches read_scores(const std::string& path, bool logits);
 
-// A variant and what bringing its weights on chip costs, relative to the price given.
-struct VariantOption {
-  ExpertVariant variant;
-  float open_frac = 1;
-};
-
-// "bf16,int8:0.004,int4:0.03:0.28": NAME[:ERROR_FRAC[:OPEN_FRAC]]. The error is 0 where it is left
-// out; OPEN_FRAC the bits in the name (bf16, f16, fp8, int8, int4, ...) over those in the first's.
-std::vector<VariantOption> parse_variants(std::string_view text);
+// "bf16,int8:0.004,int4:0.03:0.28": NAME[:ERROR_FRAC[:READ_FRAC]]. The error is 0 where it is left
+// out; READ_FRAC the bits in the name (bf16, f16, fp8, int8, int4, ...) over those in the first's.
+std::vector<ExpertVariant> parse_variants(std::string_view text);
 
 // Where experts are, and what a device costs that is sent nothing.
 struct Placement {
@@ -55,7 +49,7 @@ Placement read_placement(const std::string& path, int experts);
 
 // Every expert in every variant on each of its devices. Without variants, placement or capacity:
 // none.
-std::optional<ExpertLayout> make_layout(int experts, const std::vector<VariantOption>& variants,
+std::optional<ExpertLayout> make_layout(int experts, const std::vector<ExpertVariant>& variants,
                                         const std::optional<Placement>& placement,
                                         std::optional<int> capacity);
 
@@ -67,9 +61,9 @@ struct PriceOption {
 };
 
 // The prices [I] of `option` (empty where there are none). One number, or one for each expert,
-// reaches every instance of the expert, times `open_frac` of its variant where that is given; one
+// reaches every instance of the expert, where `of_bytes` times the read_frac of its variant; one
 // for each instance is taken as it is.
 std::vector<float> read_prices(const PriceOption& option, int experts, const ExpertLayout* layout,
-                               const std::vector<VariantOption>* open_fracs);
+                               bool of_bytes);
 
 }  // namespace thermoe::app

@@ -79,12 +79,15 @@ class LossMeter {
     EvaluationSettings settings;
     settings.batch = options_.decoder.batch;
     settings.max_windows = options_.loss_windows;
-    std::vector<ExpertPrices> prices(static_cast<size_t>(engine_.model.config().layers));
+    std::vector<ExpertPrices> prices;
     if (phase != nullptr && !phase->prices.empty())
       settings.prices = [&](int64_t position) -> std::span<const ExpertPrices> {
         const size_t tick = static_cast<size_t>(position) * phase->prices.size() /
                             static_cast<size_t>(options_.loss_context);
-        std::fill(prices.begin(), prices.end(), phase->prices[tick]);
+        const ExpertPrices& bf16 = phase->prices[tick];
+        prices = bf16.open.empty() ? std::vector<ExpertPrices>(engine_.model.variants().size())
+                                   : engine_.variants.prices(engine_.model.config().experts,
+                                                             bf16.open[0], bf16.slope[0]);
         return prices;
       };
     settings.progress = [&](int64_t done, int64_t) {
@@ -139,6 +142,7 @@ RunOutcome run_scenario(const RunOptions& options, Engine& engine, Decoder& deco
   RunOutcome outcome;
   const ModelConfig& config = engine.model.config();
   outcome.model = engine.checkpoint.directory().filename().string();
+  outcome.variants = engine.variants.name();
   outcome.cost_shape = engine.cost.shape().name;
   outcome.cost_device = engine.cost.device();
   outcome.scenario = scenario.name;
@@ -232,6 +236,7 @@ void run(const RunOptions& options) {
 
 void add_model_options(CLI::App& command, RunOptions& options) {
   options.engine.add_to(command);
+  options.engine.add_variants_to(command);
   command.add_option("--prompt", options.prompts,
                      "your own text to continue; may be given several times");
   command.add_option("--batch", options.decoder.batch, "sequences that decode together")

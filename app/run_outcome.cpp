@@ -21,7 +21,7 @@ double joules_per_token(const PhaseRecord& phase) {
   return phase.energy_j / static_cast<double>(phase.tokens);
 }
 
-std::vector<std::string> table_row(const RunOutcome& outcome, const PhaseRecord& phase,
+std::vector<std::string> plain_row(const RunOutcome& outcome, const PhaseRecord& phase,
                                    const char* policy, const PhaseLoss* loss) {
   const double experts_scale = static_cast<double>(outcome.shape_experts) / outcome.model_experts;
   return {policy == std::string("top-k") ? phase.name : "",
@@ -39,6 +39,13 @@ std::vector<std::string> table_row(const RunOutcome& outcome, const PhaseRecord&
           loss ? fmt::format("{:+.2f}", 100 * loss->perplexity_frac()) : "0"};
 }
 
+std::vector<std::string> table_row(const RunOutcome& outcome, const PhaseRecord& phase,
+                                   const char* policy, const PhaseLoss* loss) {
+  std::vector<std::string> row = plain_row(outcome, phase, policy, loss);
+  if (outcome.variants != "bf16") row.push_back(precisions_text(phase.opened_frac));
+  return row;
+}
+
 nlohmann::ordered_json phase_json(const PhaseRecord& phase, const PhaseLoss* loss) {
   nlohmann::ordered_json json{{"name", phase.name},
                               {"start_s", phase.start_s},
@@ -50,6 +57,9 @@ nlohmann::ordered_json phase_json(const PhaseRecord& phase, const PhaseLoss* los
                               {"energy_per_token_j", joules_per_token(phase)},
                               {"throttled_s", phase.throttled_s},
                               {"distinct_experts_mean", phase.distinct_experts},
+                              {"opened_bf16_frac", phase.opened_frac[0]},
+                              {"opened_int8_frac", phase.opened_frac[1]},
+                              {"opened_int4_frac", phase.opened_frac[2]},
                               {"open_price_mean", phase.open_price_mean()}};
   if (loss == nullptr) return json;
   json["loss_nats"] = loss->difference.mean_nats;
@@ -87,13 +97,20 @@ PlotSeries series_of(const RunRecord& record, const char* colour, double Sample:
 double PhaseLoss::perplexity_frac() const { return std::expm1(difference.mean_nats); }
 
 std::string provenance(const RunOutcome& outcome) {
+  const std::string precisions =
+      outcome.variants == "bf16"
+          ? ""
+          : fmt::format(
+                " Experts run in {}; a quantised one is charged as the bf16 kernel that reads as "
+                "many bytes.",
+                outcome.variants);
   return fmt::format(
       "Simulated: the hardware, a digital twin of the {} in virtual time, charged at {} experts a "
       "layer and {} layers of {}. Real: the model ({}), every routing decision, every token, and "
       "the "
-      "loss, measured on {} held-out tokens ({}) at each phase's prices.",
+      "loss, measured on {} held-out tokens ({}) at each phase's prices.{}",
       outcome.cost_device, outcome.shape_experts, outcome.shape_layers, outcome.cost_shape,
-      outcome.model, outcome.loss_tokens, outcome.loss_text);
+      outcome.model, outcome.loss_tokens, outcome.loss_text, precisions);
 }
 
 std::string identity_line(const RunOutcome& outcome) {
@@ -108,6 +125,7 @@ std::string to_table(const RunOutcome& outcome) {
   Table table;
   table.header = {"phase",       "policy",  "tokens/s", "W",         "peak °C", "J/token",
                   "throttled s", "experts", "price",    "loss nats", "ppl %"};
+  if (outcome.variants != "bf16") table.header.push_back("opened in");
   for (size_t p = 0; p < outcome.top_k.phases.size(); ++p) {
     if (p > 0) table.rows.push_back({});
     table.rows.push_back(table_row(outcome, outcome.top_k.phases[p], "top-k", nullptr));
@@ -119,6 +137,7 @@ std::string to_table(const RunOutcome& outcome) {
 
 nlohmann::ordered_json to_json(const RunOutcome& outcome) {
   nlohmann::ordered_json json{{"model", outcome.model},
+                              {"variants", outcome.variants},
                               {"cost_shape", outcome.cost_shape},
                               {"cost_device", outcome.cost_device},
                               {"hardware_simulated", true},

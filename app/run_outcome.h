@@ -24,7 +24,7 @@ struct TextSample {
 };
 
 struct RunOutcome {
-  std::string model, cost_shape, cost_device, scenario, loss_text;
+  std::string model, variants = "bf16", cost_shape, cost_device, scenario, loss_text;
   int batch = 0, model_experts = 0, shape_experts = 0, shape_layers = 0;
   double latency_target_us = 0, period_s = 0;
   double slowdown_c = 0;

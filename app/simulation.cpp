@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <numeric>
 
 #include "thermoe/gpu_system_monitor.h"
 #include "thermoe/routing_policies.h"
@@ -23,6 +24,15 @@ double highest_open_price(const ExpertPrices& prices) {
   return prices.open.empty() ? 0.0 : *std::max_element(prices.open.begin(), prices.open.end());
 }
 
+void spread_prices(const Governor& governor, const CostSurrogate& surrogate,
+                   const Variants& variants, const ExpertPrices& bf16_prices,
+                   std::vector<ExpertPrices>& prices) {
+  for (size_t l = 0; l < prices.size(); ++l) {
+    const ExpertLayout* layout = variants.layout(static_cast<int>(l));
+    prices[l] = layout != nullptr ? governor.prices(surrogate, *layout) : bf16_prices;
+  }
+}
+
 double PhaseRecord::open_price_mean() const {
   double sum = 0;
   for (const ExpertPrices& tick : prices) sum += highest_open_price(tick);
@@ -40,7 +50,8 @@ struct Simulation::Loop {
   CostSurrogate surrogate;
   Governor governor;
   StepCharge charge;
-  std::vector<ExpertPrices> prices;  // [layers]
+  std::vector<ExpertPrices> prices;  // [layers] of experts, or of their layouts' instances
+  ExpertPrices bf16_prices;          // of experts in bf16, as all layers' are made of
   RunRecord record;
   // Since the last tick.
   double tick_start_s = 0, layer_latency_us = 0, distinct = 0;
@@ -48,6 +59,7 @@ struct Simulation::Loop {
   std::optional<double> filtered_latency_us;
   // Of the phase and round under way.
   double phase_distinct = 0;
+  std::array<double, kPrecisions> phase_opened{};
   int64_t phase_steps = 0;
   int phase = 0, round = 0, free_steps = 0;
   bool all_free = true;
@@ -89,6 +101,7 @@ struct Simulation::Loop {
     result.relaxed = now.relaxed();
     result.start_s = twin.time_s();
     phase_distinct = 0;
+    phase_opened = {};
     phase_steps = 0;
     round = 0;
     begin_round();
@@ -100,6 +113,9 @@ struct Simulation::Loop {
     end_round();
     result.duration_s = twin.time_s() - result.start_s;
     result.distinct_experts = phase_steps ? phase_distinct / static_cast<double>(phase_steps) : 0;
+    const double opened = std::accumulate(phase_opened.begin(), phase_opened.end(), 0.0);
+    for (size_t p = 0; p < phase_opened.size() && opened > 0; ++p)
+      result.opened_frac[p] = phase_opened[p] / opened;
   }
 
   void begin_round() {
@@ -121,11 +137,13 @@ struct Simulation::Loop {
   void step(PhaseRecord& result) {
     const bool decoding = owner.decoder_.prefilled();
     charge.clear();
-    const int64_t rows =
-        owner.decoder_.step({.policy = policy.get(), .prices = prices, .observer = &charge});
+    const int64_t rows = owner.decoder_.step({.policy = policy.get(),
+                                              .prices = prices,
+                                              .layouts = owner.engine_.variants.layouts(),
+                                              .observer = &charge});
     const CostEstimate work = charge.step(static_cast<double>(rows));
     const TwinStep done = twin.advance(work, owner.settings_.period_s);
-    all_free = all_free && prices.front().zero();
+    all_free = all_free && bf16_prices.zero();
     free_steps += all_free;
     const int batch = owner.decoder_.settings().batch;
     tokens += batch;
@@ -137,6 +155,7 @@ struct Simulation::Loop {
     layer_latency_us += charge.layer_latency_us() * done.busy_s * 1e6 / work.latency_us;
     distinct += charge.distinct_experts();
     phase_distinct += charge.distinct_experts();
+    for (size_t p = 0; p < phase_opened.size(); ++p) phase_opened[p] += charge.opened()[p];
     ++steps;
     ++phase_steps;
   }
@@ -152,10 +171,10 @@ struct Simulation::Loop {
     }
     if (adaptive) {
       governor.update(state, steps > 0 ? filtered_latency_us : std::nullopt, dt_s);
-      const ExpertPrices now = governor.prices(surrogate, owner.engine_.model.config().experts);
-      std::fill(prices.begin(), prices.end(), now);
+      bf16_prices = governor.prices(surrogate, owner.engine_.model.config().experts);
+      spread_prices(governor, surrogate, owner.engine_.variants, bf16_prices, prices);
     }
-    result.prices.push_back(prices.front());
+    result.prices.push_back(bf16_prices);
     publish(state, dt_s);
     tick_start_s = twin.time_s();
     layer_latency_us = distinct = 0;
@@ -170,7 +189,7 @@ struct Simulation::Loop {
     sample.power_w = state.power_average_w.value_or(last.power_w);
     sample.temperature_c = twin.temperature_c();
     sample.clock_mhz = state.sm_clock_mhz.value_or(last.clock_mhz);
-    sample.open_price = highest_open_price(prices.front());
+    sample.open_price = highest_open_price(bf16_prices);
     sample.distinct_experts = steps ? distinct / static_cast<double>(steps) : last.distinct_experts;
     sample.tokens_per_s = static_cast<double>(tokens) / dt_s;
     record.samples.push_back(sample);
@@ -197,9 +216,10 @@ Nominal nominal_latency(Engine& engine, Decoder& decoder) {
   TopKPolicy policy;
   StepCharge charge(engine.charge);
   decoder.begin(0);
-  decoder.step({.policy = &policy, .prices = {}, .observer = nullptr});
+  const auto layouts = engine.variants.layouts();
+  decoder.step({.policy = &policy, .prices = {}, .layouts = layouts, .observer = nullptr});
   for (int i = 0; i < kNominalSteps && !decoder.over(); ++i)
-    decoder.step({.policy = &policy, .prices = {}, .observer = &charge});
+    decoder.step({.policy = &policy, .prices = {}, .layouts = layouts, .observer = &charge});
   return {charge.layer_latency_us(), engine.cost.dense_step(decoder.settings().batch).latency_us};
 }
 

@@ -27,6 +27,12 @@ struct SimulationSettings {
 // 0 where there are none.
 double highest_open_price(const ExpertPrices& prices);
 
+// The governor's prices of every layer: of its layout's instances, or `bf16_prices`, its prices of
+// experts in bf16, where it has none.
+void spread_prices(const Governor& governor, const CostSurrogate& surrogate,
+                   const Variants& variants, const ExpertPrices& bf16_prices,
+                   std::vector<ExpertPrices>& prices);
+
 // The slow loop's view at one tick.
 struct Sample {
   double time_s = 0, power_w = 0, temperature_c = 0, clock_mhz = 0;
@@ -39,8 +45,10 @@ struct PhaseRecord {
   double start_s = 0, duration_s = 0;
   int64_t tokens = 0;
   double energy_j = 0, throttled_s = 0, peak_c = 0;
-  double distinct_experts = 0;       // mean over decode steps and layers
-  std::vector<ExpertPrices> prices;  // one a tick
+  double distinct_experts = 0;  // mean over decode steps and layers
+  // Instances opened in decode steps in each precision, of all that were.
+  std::array<double, kPrecisions> opened_frac{};
+  std::vector<ExpertPrices> prices;  // one a tick, of experts in bf16
   double open_price_mean() const;
 };
 

@@ -126,7 +126,11 @@ TaskResult run_task(Engine& engine, const std::vector<TaskItem>& items, TaskKind
   TextScores scores(texts);
   Lockstep lockstep(engine.model, engine.pool, batch, static_cast<int64_t>(longest));
   lockstep.run(
-      sequences, {.policy = &policy, .observer = &statistics, .prices = nullptr},
+      sequences,
+      {.policy = &policy,
+       .observer = &statistics,
+       .layouts = engine.variants.layouts(),
+       .prices = nullptr},
       [&scores](const TokenScore& token) { scores.take(token); },
       [&](int64_t done) {
         if (progress) progress(done, result.tokens);

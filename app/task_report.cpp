@@ -20,6 +20,9 @@ nlohmann::ordered_json to_json(const TaskResult& result) {
           {"batch_mean", result.mean_batch},
           {"distinct_experts_mean", result.distinct_experts_mean},
           {"expert_bytes_frac", result.expert_bytes_frac},
+          {"opened_bf16_frac", result.opened_frac[0]},
+          {"opened_int8_frac", result.opened_frac[1]},
+          {"opened_int4_frac", result.opened_frac[2]},
           {"gate_mass_frac", result.gate_mass_frac},
           {"changed_tokens_frac", result.changed_tokens_frac},
           {"predicted_latency_us", result.predicted_latency_us},
@@ -45,7 +48,7 @@ std::string to_table(const TaskResult& result, int experts) {
   row("batch, mean", fmt::format("{:.1f}", result.mean_batch), "sequences");
   row("distinct experts", fmt::format("{:.2f}", result.distinct_experts_mean),
       fmt::format("of {}", experts));
-  row("expert bytes", fmt::format("{:.4f}", result.expert_bytes_frac), "of top-k's");
+  row("expert bytes", fmt::format("{:.4f}", result.expert_bytes_frac), "of top-k's in bf16");
   row("gate mass kept", fmt::format("{:.5f}", result.gate_mass_frac), "of top-k's");
   row("time", fmt::format("{:.1f}", result.wall_s), "s");
   row("speed", fmt::format("{:.0f}", static_cast<double>(result.tokens) / result.wall_s),

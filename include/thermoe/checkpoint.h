@@ -1,6 +1,7 @@
 // Checkpoint: the tensors of a Hugging Face model directory, memory-mapped.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -40,6 +41,8 @@ class Checkpoint {
   WeightView weight(const std::string& name, int64_t rows, int64_t cols) const;
   // A rank-1 tensor of `size` elements, converted to f32 (norms and biases only: it copies).
   std::vector<float> vector(const std::string& name, int64_t size) const;
+  // A tensor of bytes (U8), checked to have that shape. Throws IoError.
+  const uint8_t* bytes(const std::string& name, const std::vector<int64_t>& shape) const;
   // Throws IoError naming file, tensor and element of the first NaN or infinity. Reads every
   // weight, at about the speed of memory.
   void check_finite() const;

@@ -24,7 +24,8 @@ struct QuantizeSettings {
 };
 
 // One MoE layer's experts that were quantised. Errors: squared error of the output relative to its
-// square, on calibration tokens that the rounding did not see; NaN without a calibration.
+// square, on calibration tokens that the rounding did not see, or without a calibration on normally
+// distributed inputs.
 struct QuantizedLayer {
   int layer = 0, experts = 0;
   float int8_error_mean = 0, int8_error_max = 0;

@@ -21,6 +21,7 @@ struct PolicyInfo {
   std::string summary;  // one line
   std::string source;   // paper or "thermoe"
   std::vector<PolicyParameter> parameters;
+  bool needs_layout = false;  // refuses requests without one: all it does is choose instances
 };
 
 // Every policy that make_routing_policy knows, by name.

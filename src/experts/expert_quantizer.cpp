@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <random>
 
 #include "kernels/cpu/elementwise.h"
 #include "thermoe/error.h"
@@ -70,7 +70,15 @@ float error_of(const QuantizedExpert& expert, Planes planes, const RowMajor& x,
     error += weight * static_cast<double>((out.row(r) - exact.row(r)).squaredNorm());
     whole += weight * static_cast<double>(exact.row(r).squaredNorm());
   }
-  return whole > 0 ? static_cast<float>(error / whole) : std::numeric_limits<float>::quiet_NaN();
+  return whole > 0 ? static_cast<float>(error / whole) : 0.0f;
+}
+
+// What the norm before an expert makes of anything, roughly: values of unit variance.
+RowMajor random_inputs(int64_t hidden) {
+  constexpr int64_t kRows = 64;
+  std::mt19937 generator(1);
+  std::normal_distribution<float> normal;
+  return RowMajor::NullaryExpr(kRows, hidden, [&] { return normal(generator); });
 }
 
 bool held_out(int64_t row) { return row % kHeldOut == kHeldOut - 1; }
@@ -98,11 +106,11 @@ std::vector<ExpertInputs> calibration_inputs(const LayerPass& pass) {
   const int64_t rows = pass.x.rows, common = std::min(kCommonRows, rows);
   const float worth = static_cast<float>(total / plan.experts / static_cast<double>(common));
   for (int64_t i = 0; i < common; ++i) {
-    const int64_t row = i * rows / common;
-    if (held_out(row)) continue;
+    const int64_t row = std::min(i * rows / common + i % kHeldOut, rows - 1);
     for (ExpertInputs& to : inputs) {
-      to.fit.rows.push_back(static_cast<int32_t>(row));
-      to.fit.worth.push_back(worth);
+      WeightedRows& side = held_out(row) ? to.held_out : to.fit;
+      side.rows.push_back(static_cast<int32_t>(row));
+      side.worth.push_back(worth);
     }
   }
   return inputs;
@@ -126,15 +134,15 @@ QuantizedWeights quantize_expert(const SimpleExpert& expert, const ExpertInputs&
   const NestedRounder rounder(expert.inter_size(), moments_of(inner, inputs.fit.worth), rounding);
   out.down_base = nested_base(largest(wide.down), rounding);
   out.down = cpu::pack_nested(rounder.round(view_of(wide.down), out.down_base));
-  if (inputs.held_out.rows.empty()) {
-    out.int8_error_frac = out.int4_error_frac = std::numeric_limits<float>::quiet_NaN();
-    return out;
-  }
-  const RowMajor unseen = gathered(inputs.x, inputs.held_out.rows);
+  const bool random = inputs.held_out.rows.empty();
+  const RowMajor unseen =
+      random ? random_inputs(expert.hidden_size()) : gathered(inputs.x, inputs.held_out.rows);
+  const std::vector<float> worth =
+      random ? std::vector<float>(static_cast<size_t>(unseen.rows()), 1.0f) : inputs.held_out.worth;
   const RowMajor exact = wide.inner(unseen) * wide.down.transpose();
   const QuantizedExpert quantized = out.expert();
-  out.int8_error_frac = error_of(quantized, Planes::kBoth, unseen, exact, inputs.held_out.worth);
-  out.int4_error_frac = error_of(quantized, Planes::kHi, unseen, exact, inputs.held_out.worth);
+  out.int8_error_frac = error_of(quantized, Planes::kBoth, unseen, exact, worth);
+  out.int4_error_frac = error_of(quantized, Planes::kHi, unseen, exact, worth);
   return out;
 }
 

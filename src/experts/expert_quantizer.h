@@ -18,7 +18,7 @@ struct QuantizedWeights {
   float gate_up_base = 1, down_base = 1;
   int32_t plane_ratio = 16;
   // Squared error of the expert's output, relative to its square, over inputs that the rounding did
-  // not see; NaN where there were none.
+  // not see; over random ones where there were none.
   float int8_error_frac = 0, int4_error_frac = 0;
 
   // Looks at this.
@@ -45,8 +45,8 @@ struct ExpertInputs {
 // chose is not fitted to these alone. Every eighth row is held out. Views of the pass.
 std::vector<ExpertInputs> calibration_inputs(const LayerPass& pass);
 
-// Without inputs (rows) the rounding knows nothing of them and the errors are NaN. Throws
-// InvalidArgument where the weights or inputs are not finite.
+// Without rows the rounding knows nothing of the inputs. Throws InvalidArgument where the weights
+// or inputs are not finite.
 QuantizedWeights quantize_expert(const SimpleExpert& expert, const ExpertInputs& inputs,
                                  const NestedRounding& rounding);
 

@@ -193,6 +193,17 @@ std::vector<float> Checkpoint::vector(const std::string& name, int64_t size) con
   return out;
 }
 
+const uint8_t* Checkpoint::bytes(const std::string& name, const std::vector<int64_t>& shape) const {
+  const Impl::Entry& entry = impl_->entry(name);
+  if (entry.stored.dtype_name != "U8" || entry.stored.shape != shape)
+    throw IoError(impl_->path(entry),
+                  fmt::format("tensor '{}' is {} {}, but config.json asks for U8 {}: quantise the "
+                              "model again",
+                              printable(name), printable(entry.stored.dtype_name),
+                              shape_text(entry.stored.shape), shape_text(shape)));
+  return reinterpret_cast<const uint8_t*>(impl_->data(entry));
+}
+
 void Checkpoint::check_finite() const {
   for (const auto& [name, entry] : impl_->entries) {
     if (!entry.stored.dtype) continue;

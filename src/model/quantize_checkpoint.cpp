@@ -212,15 +212,21 @@ QuantizeResult Conversion::finish() {
   return std::move(result_);
 }
 
+std::vector<SimpleExpert> stored_experts(const MoeLayer& moe) {
+  std::vector<SimpleExpert> experts;
+  experts.reserve(static_cast<size_t>(moe.experts()));
+  for (int e = 0; e < moe.experts(); ++e) experts.push_back(*moe.expert(e).stored);
+  return experts;
+}
+
 // Hands each layer's pass to the conversion.
 class LayerQuantizer : public PlanObserver {
  public:
   explicit LayerQuantizer(Conversion& conversion) : conversion_(conversion) {}
   void on_plan(int, const RoutingPlan&) override {}
   void on_layer(const LayerPass& pass) override {
-    std::vector<SimpleExpert> experts;
-    for (int e = 0; e < pass.layer.experts(); ++e) experts.push_back(*pass.layer.expert(e).stored);
-    conversion_.add_layer(pass.layer.settings().layer, experts, calibration_inputs(pass));
+    conversion_.add_layer(pass.layer.settings().layer, stored_experts(pass.layer),
+                          calibration_inputs(pass));
   }
 
  private:
@@ -285,8 +291,7 @@ QuantizeResult quantize_checkpoint(const Checkpoint& source,
     for (int layer = 0; layer < source.config().layers; ++layer) {
       const auto& moe = weights.layers[static_cast<size_t>(layer)].moe;
       if (!moe) continue;
-      std::vector<SimpleExpert> experts;
-      for (int e = 0; e < moe->experts(); ++e) experts.push_back(*moe->expert(e).stored);
+      const std::vector<SimpleExpert> experts = stored_experts(*moe);
       conversion.add_layer(layer, experts, std::vector<ExpertInputs>(experts.size()));
     }
   }

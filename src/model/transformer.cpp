@@ -11,24 +11,9 @@
 namespace thermoe {
 namespace {
 
-LayerVariants variants_of(const MoeLayer& moe) {
-  LayerVariants variants;
-  for (int e = 0; e < moe.experts(); ++e) {
-    const ExpertWeights& expert = moe.expert(e);
-    variants.stored.push_back(expert.has(Precision::kStored));
-    variants.quantized.push_back(expert.has(Precision::kInt8));
-  }
-  const ExpertWeights& any = moe.expert(0);
-  constexpr double kMatrices = 3, kBf16Bytes = 2;
-  variants.stored_bytes = kMatrices * kBf16Bytes * static_cast<double>(any.hidden_size()) *
-                          static_cast<double>(any.inter_size());
-  return variants;
-}
-
 std::vector<LayerVariants> variants_of(const TransformerWeights& weights) {
   std::vector<LayerVariants> variants;
-  for (const LayerWeights& layer : weights.layers)
-    variants.push_back(layer.moe ? variants_of(*layer.moe) : LayerVariants{});
+  for (const LayerWeights& layer : weights.layers) variants.push_back(layer.variants);
   return variants;
 }
 

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "model/nested_weights.h"
 #include "model/tensor_names.h"
 #include "thermoe/error.h"
 
@@ -53,11 +54,18 @@ class Binder {
   MoeLayer moe(int number, const std::shared_ptr<MoeWorkspace>& workspace) const {
     const ExpertNames names = expert_names(config_.family);
     const std::string at = moe_prefix(config_, number);
-    std::vector<SimpleExpert> experts;
+    std::vector<ExpertWeights> experts;
+    experts.reserve(static_cast<size_t>(config_.experts));
+    const SimpleExpert* first = nullptr;
     for (int e = 0; e < config_.experts; ++e) {
+      if (holds_nested_expert(checkpoint_, number, e)) {
+        experts.push_back({std::nullopt, bind_nested_expert(checkpoint_, number, e)});
+        continue;
+      }
       const std::string expert_at = expert_prefix(config_, number, e);
-      experts.push_back(expert(expert_at, names, config_.expert_inter_size));
-      same_dtype(expert_at + names.gate, experts.front().gate(), experts.back().gate());
+      experts.push_back({expert(expert_at, names, config_.expert_inter_size), std::nullopt});
+      if (first == nullptr) first = &*experts.back().stored;
+      same_dtype(expert_at + names.gate, first->gate(), experts.back().stored->gate());
     }
     const MoeSettings settings{config_.top_k, config_.renormalize_top_k, number};
     return MoeLayer(weight(at + "gate", config_.experts, config_.hidden_size), std::move(experts),
@@ -99,9 +107,10 @@ TransformerWeights bind_weights(const Checkpoint& checkpoint,
     layer.attention_norm = checkpoint.vector(at + "input_layernorm.weight", config.hidden_size);
     layer.ffn_norm = checkpoint.vector(at + "post_attention_layernorm.weight", config.hidden_size);
     layer.attention = binder.attention(at);
-    if (config.sparse[static_cast<size_t>(number)])
+    if (config.sparse[static_cast<size_t>(number)]) {
       layer.moe.emplace(binder.moe(number, workspace));
-    else
+      layer.variants = read_variants(checkpoint, number, *layer.moe);
+    } else
       layer.dense.push_back(binder.expert(at + "mlp.", kDenseNames, config.inter_size));
     weights.layers.push_back(std::move(layer));
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "thermoe/checkpoint.h"
+#include "thermoe/expert_variants.h"
 #include "thermoe/moe_layer.h"
 
 namespace thermoe {
@@ -21,6 +22,7 @@ struct LayerWeights {
   std::vector<float> attention_norm, ffn_norm;
   AttentionWeights attention;
   std::optional<MoeLayer> moe;      // exactly one of the two
+  LayerVariants variants;           // of moe's experts
   std::vector<SimpleExpert> dense;  // one, for a dense feed-forward layer
 };
 

@@ -164,11 +164,14 @@ void AdaptiveRouter::Impl::solve(const RoutingRequest& request, const RoutingPla
   program.reprice(charge, opening);
   // Without slopes a token's best values are its best scores, known already.
   const bool same_order = !program.priced && program.single && request.layout == nullptr;
-  solver.solve(program,
-               same_order ? std::span<const int32_t>(top_k.ids) : std::span<const int32_t>(),
-               effort);
+  const auto own_best =
+      same_order ? std::span<const int32_t>(top_k.ids) : std::span<const int32_t>();
+  if (costs.zero())  // every token's own best is best
+    solver.climb(program, own_best);
+  else
+    solver.solve(program, own_best, effort);
   choice_maker.choose(program, solver.state(), request.scores, choice);
-  bound = solver.bound() - costs.least_base();
+  bound = (costs.zero() ? solver.state().objective() : solver.bound()) - costs.least_base();
 }
 
 void AdaptiveRouter::Impl::report_choice(const Aim& aim, RoutingReport& report) {

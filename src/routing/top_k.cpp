@@ -68,11 +68,16 @@ int count_distinct(const RoutingPlan& plan, std::vector<uint8_t>& seen) {
 void TopKPolicy::route(const RoutingRequest& request, RoutingPlan& plan) {
   check_request(request);
   fill_top_k(request, plan, masses_);
-  pack(plan, plan.experts);
+  const ExpertLayout* layout = request.layout;
+  if (layout != nullptr)
+    std::transform(plan.ids.begin(), plan.ids.end(), plan.instances.begin(),
+                   [layout](int32_t id) { return layout->first[static_cast<size_t>(id)]; });
+  pack(plan, layout != nullptr ? layout->count() : plan.experts);
   plan.report = RoutingReport{};
   plan.report.objective = plan.report.bound = plan.tokens;  // every token keeps its whole mass
   plan.report.utility = plan.tokens;
-  plan.report.distinct_experts = plan.report.top_k_distinct_experts = count_distinct(plan, seen_);
+  plan.report.distinct_experts = plan.report.distinct_instances =
+      plan.report.top_k_distinct_experts = count_distinct(plan, seen_);
 }
 
 }  // namespace thermoe

@@ -123,6 +123,40 @@ TEST_F(FrontierStudyTest, BatchesAndPoliciesMayBeAdded) {
   EXPECT_EQ(study(log_.path()).resumed, 6);
 }
 
+TEST_F(FrontierStudyTest, VariantsThatTheCheckpointCannotServeAreRefused) {
+  settings_.variants = {"bf16"};
+  const FrontierStudy plain = study(log_.path());
+  EXPECT_EQ(plain.reference, "bf16");
+  EXPECT_EQ(plain.rows.front().variants, "bf16");
+  EXPECT_EQ(plain.rows.front().plans.opened_frac, (std::array<double, kPrecisions>{1, 0, 0}));
+  settings_.variants = {};
+  EXPECT_EQ(study(log_.path()).resumed, 12);  // the same thing
+  settings_.variants = {"bf16", "int8"};
+  EXPECT_NE(refusal().find("thermoe quantize --model"), std::string::npos) << refusal();
+  settings_.variants = {"bf16", "bf16"};
+  EXPECT_NE(refusal().find("twice"), std::string::npos) << refusal();
+}
+
+TEST_F(FrontierStudyTest, PoliciesThatOnlyChoosePrecisionsNeedAChoice) {
+  const std::vector<std::string> specifications{"threshold:theta=0.1"};
+  const std::vector sweeps(settings_.batches.size(), read_sweep(specifications));
+  try {
+    run_frontier(nano_engine(), settings_, sweeps, log_.path(), [](int64_t, int64_t) {});
+    FAIL() << "ran";
+  } catch (const InvalidArgument& error) {
+    EXPECT_NE(std::string(error.what()).find("--variants int8,int4"), std::string::npos)
+        << error.what();
+  }
+  try {
+    run_frontier(
+        nano_engine(), settings_, sweeps, log_.path(), [](int64_t, int64_t) {}, &nano_engine());
+    FAIL() << "ran";
+  } catch (const InvalidArgument& error) {
+    EXPECT_NE(std::string(error.what()).find("leave --base out"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(FrontierStudyTest, DamagedLogsAreNamedWithTheirLine) {
   study(log_.path());
   std::ofstream(log_.path(), std::ios::app) << "{\"text\": 5}\n";

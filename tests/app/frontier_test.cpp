@@ -92,7 +92,7 @@ TEST(Sweep, DefaultsWorkForEveryShape) {
 }
 
 TEST(Sweep, DefaultsHaveEveryPolicy) {
-  const auto sweep = default_sweep(64, 8, 16, true);
+  const auto sweep = default_sweep(64, 8, 16, true, true);
   for (const PolicyInfo& info : known_policies()) {
     if (info.name == "eplb" || info.name == "metro") continue;  // choose replicas, nothing else
     EXPECT_TRUE(std::any_of(sweep.begin(), sweep.end(), [&info](const SweptPolicy& swept) {
@@ -105,6 +105,8 @@ TEST(Sweep, PublishedExpertsWithOtherWeightsAreASeriesOfTheirOwn) {
   EXPECT_EQ(series_name("oea:k0=4"), "oea");
   EXPECT_EQ(series_name("oea:k0=4,weights=raw"), "oea+raw");
   EXPECT_EQ(series_name("topk"), "topk");
+  EXPECT_EQ(series_name("topk", "int8"), "topk@int8");
+  EXPECT_EQ(series_name("oea:k0=4,weights=raw", "int8,int4"), "oea+raw@int8,int4");
 }
 
 TEST(Envelope, KeepsTheLowerHullOfWhatNothingBeats) {
@@ -140,6 +142,7 @@ FrontierRow row(const char* text, int batch, const char* specification, double d
   row.text = text, row.batch = batch, row.specification = specification;
   row.context = 10, row.tokens = 10 * static_cast<int64_t>(losses.size());
   row.plans.distinct_experts_mean = distinct;
+  row.plans.expert_bytes_mean = 1000 * distinct;
   row.window_losses_nats = std::move(losses);
   return row;
 }
@@ -164,7 +167,8 @@ TEST(Frontier, PairsWithTopKOfTheSameTextAndAveragesOverTexts) {
   ASSERT_EQ(means.size(), 3u);
   EXPECT_NEAR(means[1].sample.loss_nats, 0.1, 1e-12);
   EXPECT_NEAR(means[1].sample.standard_error_nats, 0.05, 1e-12);  // 0 and 0.1: 0.1 / 2
-  EXPECT_NEAR(means[2].sample.distinct_frac, 0.7, 1e-12);
+  EXPECT_NEAR(means[2].distinct_frac, 0.7, 1e-12);
+  EXPECT_NEAR(means[2].sample.read_frac, 0.7, 1e-12);
   EXPECT_EQ(means[2].tokens, 40);
   auto rows = two_texts();
   rows.erase(rows.begin());
@@ -189,6 +193,56 @@ TEST(Frontier, ComparesAtEqualExperts) {
   EXPECT_NEAR(*compared[1].adaptive_frac, 0.25, 1e-12);
 }
 
+// Top-k in bf16 of the base, and two lists of variants: in int8 a half of the bytes, in both less.
+std::vector<FrontierRow> quantized_text() {
+  std::vector<FrontierRow> rows{row("a", 16, "topk", 20, {2, 3}),
+                                row("a", 16, "topk", 20, {2.01, 3.01}),
+                                row("a", 16, "oea:k0=2", 12, {2.21, 3.21}),
+                                row("a", 16, "topk", 20, {2.01, 3.01}),
+                                row("a", 16, "adaptive:open=1", 18, {2.03, 3.03}),
+                                row("a", 16, "threshold:theta=1", 20, {2.05, 3.05})};
+  const double bytes[] = {20000, 10000, 6000, 10000, 6000, 6000};
+  for (size_t r = 0; r < rows.size(); ++r) {
+    rows[r].variants = r == 0 ? "bf16" : r < 3 ? "int8" : "int8,int4";
+    rows[r].plans.expert_bytes_mean = bytes[r];
+  }
+  return rows;
+}
+
+TEST(Frontier, VariantsAreComparedAtEqualBytesWithTopKInBf16) {
+  const auto points = pair_with_top_k(quantized_text());
+  EXPECT_TRUE(points[0].reference);
+  EXPECT_NEAR(points[2].read_frac, 0.3, 1e-12);
+  EXPECT_NEAR(points[2].distinct_frac, 0.6, 1e-12);
+  EXPECT_NEAR(points[1].loss.mean_nats, 0.01, 1e-12);
+  const auto means = mean_over_texts(points);
+  EXPECT_EQ(policies_in(means),
+            (std::vector<std::string>{"adaptive@int8,int4", "oea@int8", "threshold@int8,int4",
+                                      "topk@int8", "topk@int8,int4"}));
+  const std::array levels{0.3, 0.4, 0.5};
+  const auto compared = compare(means, levels);
+  const auto value = [&](size_t level, const std::string& series) {
+    for (const auto& entry : compared[level].policies)
+      if (entry.policy == series) return entry.value ? entry.value->loss_nats : -1.0;
+    return -2.0;
+  };
+  EXPECT_NEAR(value(0, "oea@int8"), 0.21, 1e-12);
+  EXPECT_NEAR(value(1, "oea@int8"), 0.11, 1e-12);  // half way to its own variants' top-k
+  EXPECT_NEAR(value(1, "adaptive@int8,int4"), 0.02, 1e-12);
+  EXPECT_EQ(value(1, "topk@int8"), -1.0);
+  EXPECT_NEAR(value(2, "topk@int8"), 0.01, 1e-12);
+  EXPECT_EQ(compared[0].best_published, "threshold@int8,int4");
+  EXPECT_NEAR(*compared[0].adaptive_frac, 0.03 / 0.05, 1e-9);
+  // Without bf16 another reference can be named, and has to be there.
+  auto rows = quantized_text();
+  rows.erase(rows.begin());
+  EXPECT_THROW(pair_with_top_k(rows), InvalidArgument);
+  const auto own = mean_over_texts(pair_with_top_k(rows, "int8"));
+  EXPECT_NEAR(own[1].sample.read_frac, 0.6, 1e-12);
+  const auto series = policies_in(own);
+  EXPECT_EQ(std::count(series.begin(), series.end(), "topk@int8"), 0);
+}
+
 FrontierReport report() {
   FrontierReport report;
   report.title = "a <title>";
@@ -205,8 +259,9 @@ TEST(FrontierReport, CsvQuotesAndHasARowAPoint) {
   two_knobs.points[1].row.specification = "adaptive:open=1,power=2";
   const std::string csv = to_csv(two_knobs);
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 7);
-  EXPECT_TRUE(mentions(csv, "text,batch,context_tokens,policy,specification,tokens,windows,"));
-  EXPECT_TRUE(mentions(csv, "\na,16,10,adaptive,\"adaptive:open=1,power=2\",20,2,"));
+  EXPECT_TRUE(
+      mentions(csv, "text,batch,context_tokens,policy,specification,variants,tokens,windows,"));
+  EXPECT_TRUE(mentions(csv, "\na,16,10,adaptive,\"adaptive:open=1,power=2\",bf16,20,2,"));
   const std::string header = csv.substr(0, csv.find('\n'));
   const size_t second = csv.find('\n', header.size() + 1);
   const std::string first_row = csv.substr(header.size() + 1, second - header.size() - 1);

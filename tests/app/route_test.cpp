@@ -82,12 +82,12 @@ TEST(RouteInput, BadScoresAreNamed) {
 TEST(RouteInput, VariantsSayErrorsAndSizes) {
   const auto variants = parse_variants("bf16,int8:0.004,int4:0.03:0.28");
   ASSERT_EQ(variants.size(), 3u);
-  EXPECT_EQ(variants[1].variant.name, "int8");
-  EXPECT_EQ(variants[1].variant.error_frac, 0.004f);
-  EXPECT_EQ(variants[0].open_frac, 1.0f);
-  EXPECT_EQ(variants[1].open_frac, 0.5f);
-  EXPECT_EQ(variants[2].open_frac, 0.28f);
-  EXPECT_EQ(parse_variants("f32,fp8_e4m3:0.02")[1].open_frac, 0.25f);
+  EXPECT_EQ(variants[1].name, "int8");
+  EXPECT_EQ(variants[1].error_frac, 0.004f);
+  EXPECT_EQ(variants[0].read_frac, 1.0f);
+  EXPECT_EQ(variants[1].read_frac, 0.5f);
+  EXPECT_EQ(variants[2].read_frac, 0.28f);
+  EXPECT_EQ(parse_variants("f32,fp8_e4m3:0.02")[1].read_frac, 0.25f);
   EXPECT_SAYS(parse_variants("bf16,small:0.1"), "small:ERROR_FRAC:0.5");
   EXPECT_SAYS(parse_variants("bf16,int8:1"), "'int8:1' has an error");
   EXPECT_SAYS(parse_variants("bf16,int8:nan"), "'int8:nan' has an error");
@@ -108,7 +108,7 @@ TEST(RouteInput, PlacementsAndPricesMeetTheInstances) {
   ASSERT_EQ(layout->count(), 8);  // (1 + 2 + 1) replicas in two variants
   EXPECT_EQ(layout->capacity, (std::vector<int32_t>{4, 4, 5, 5, 5, 5, 6, 6}));
   const auto prices = [&](const std::string& source) {
-    return read_prices({"--open-price", source}, 3, &*layout, &variants);
+    return read_prices({"--open-price", source}, 3, &*layout, true);
   };
   EXPECT_EQ(prices("2"), (std::vector<float>{2, 1, 2, 2, 1, 1, 2, 1}));
   const ScratchFile each("each.json", "[2, 4, 6]");

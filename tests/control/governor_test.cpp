@@ -162,5 +162,32 @@ TEST(Governor, RefusesNonsense) {
   EXPECT_THROW(governor.prices(kSurrogate, 0), InvalidArgument);
 }
 
+// Opening a variant costs its share of the expert's price, ceiling included: so the same price that
+// closes experts makes the coarser variant of an open one worth its error.
+TEST(Governor, PricesOfVariantsAreTheirShareOfTheExpertsBytes) {
+  const ExpertLayout layout =
+      ExpertLayout::with_variants(4, {{.name = "bf16"},
+                                      {.name = "int8", .read_frac = 0.516f},
+                                      {.name = "int4", .read_frac = 0.266f}});
+  Governor governor(limits(400, {}, {}), kSurrogate);
+  EXPECT_TRUE(governor.prices(kSurrogate, layout).zero());
+  double last = 0;
+  for (int i = 0; i < 400; ++i) {
+    governor.update(healthy(600), 300, kTick);
+    const ExpertPrices experts = governor.prices(kSurrogate, 4);
+    const ExpertPrices prices = governor.prices(kSurrogate, layout);
+    ASSERT_EQ(prices.open.size(), 12u);
+    for (int e = 0; e < layout.count(); ++e) {
+      EXPECT_FLOAT_EQ(prices.open[static_cast<size_t>(e)],
+                      experts.open[0] * layout.variant_of(e).read_frac);
+      EXPECT_EQ(prices.slope[static_cast<size_t>(e)], experts.slope[0]);
+    }
+    const double step = prices.open[1] - prices.open[2];
+    EXPECT_GE(step, last);
+    last = step;
+  }
+  EXPECT_NEAR(last, 0.25 * (0.516 - 0.266), 1e-6);
+}
+
 }  // namespace
 }  // namespace thermoe

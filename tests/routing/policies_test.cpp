@@ -193,12 +193,15 @@ TEST(Baselines, UnchangedTokensAreTopKs) {
 
 TEST(Baselines, RawWeightsAreSharesOfTheTopKMass) {
   const ExpertCalibration calibration = random_calibration();
+  const ExpertLayout layout = replicated();
   for (const std::string& text : baselines()) {
     if (text.find("weights=raw") == std::string::npos) continue;
     SCOPED_TRACE(text);
     const ScoreBatch batch = random_scores(kTokens, kExperts, 9);
     const RoutingPlan top = plan_of("topk", batch, kTopK);
-    const RoutingPlan plan = plan_of(text, batch, kTopK, {.calibration = &calibration});
+    const PlanSettings settings{.layout = needs_layout(text) ? &layout : nullptr,
+                                .calibration = &calibration};
+    const RoutingPlan plan = plan_of(text, batch, kTopK, settings);
     for (int t = 0; t < kTokens; ++t) {
       float mass = 0;
       for (const int32_t e : top.token_ids(t)) mass += batch.view()(t, e);

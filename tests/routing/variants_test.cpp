@@ -68,6 +68,15 @@ TEST(Variants, WithoutPricesEveryExpertIsAtItsMostAccurate) {
   }
 }
 
+TEST(Variants, TopKRunsEveryExpertInItsFirst) {
+  const ExpertLayout layout = quantized(3);
+  const ScoreBatch batch = random_scores(16, kExperts, 3);
+  const RoutingPlan plan = route("topk", batch, layout);
+  EXPECT_EQ(plan.ids, plan_of("topk", batch, kTopK).ids);
+  for (size_t pair = 0; pair < plan.ids.size(); ++pair)
+    EXPECT_EQ(plan.instances[pair], layout.first[static_cast<size_t>(plan.ids[pair])]);
+}
+
 TEST(Variants, OwnPricesAreTimesTheBytesThatAVariantReads) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     const ExpertLayout layout = quantized(seed);

@@ -171,7 +171,8 @@ PolicyMaker static_mix_policy() {
                    .summary = "top-k; the experts that quantise worst stay in the finer variant",
                    .source = "after Huang et al. 2024, MC; needs two variants",
                    .parameters = {{"frac", "0.25", "share of a layer's experts in the finer one"},
-                                  SelectionPolicy::weights_parameter()}},
+                                  SelectionPolicy::weights_parameter()},
+                   .needs_layout = true},
           .make = [](const PolicyArguments& arguments,
                      const PolicyContext& context) -> std::unique_ptr<RoutingPolicy> {
             return std::make_unique<StaticMix>(arguments, context.calibration);
@@ -185,7 +186,8 @@ PolicyMaker threshold_policy() {
                .source = "after Tang et al. 2024, HOBBIT; needs two variants",
                .parameters = {{"theta", "0.1", "least sum of squared weights for the finer one"},
                               {"close", "0", "least sum of squared weights to be used at all"},
-                              SelectionPolicy::weights_parameter()}},
+                              SelectionPolicy::weights_parameter()},
+               .needs_layout = true},
       .make = make_policy<Threshold>};
 }
 

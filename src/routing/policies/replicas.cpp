@@ -129,7 +129,8 @@ PolicyMaker eplb_policy() {
   return {.info = {.name = "eplb",
                    .summary = "top-k; an expert's tokens are spread evenly over its replicas",
                    .source = "DeepSeek-AI 2024, EPLB; needs a layout",
-                   .parameters = {}},
+                   .parameters = {},
+                   .needs_layout = true},
           .make = make_policy<Eplb>};
 }
 
@@ -137,7 +138,8 @@ PolicyMaker metro_policy() {
   return {.info = {.name = "metro",
                    .summary = "top-k; one replica of each expert, fewest activated on any device",
                    .source = "Yu et al. 2025, METRO; needs a layout",
-                   .parameters = {{"order", "id", "id: as published; fixed: single copies first"}}},
+                   .parameters = {{"order", "id", "id: as published; fixed: single copies first"}},
+                   .needs_layout = true},
           .make = make_policy<Metro>};
 }
 
