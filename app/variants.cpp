@@ -118,6 +118,7 @@ ExpertLayout Variants::layout_of(const LayerVariants& layer) const {
   if (kept && precisions.front() != Precision::kStored)
     precisions.insert(precisions.begin(), Precision::kStored);
   std::vector<ExpertVariant> variants;
+  variants.reserve(precisions.size());
   for (const Precision precision : precisions)
     variants.push_back(
         {.name = kPrecisionNames[static_cast<size_t>(precision)],

@@ -39,8 +39,11 @@ std::vector<LayerVariants> quantized_layers() {
 }
 
 std::vector<LayerVariants> plain_layers() {
-  return {LayerVariants{},
-          LayerVariants{.stored = {1, 1}, .quantized = {0, 0}, .stored_bytes = 10}};
+  LayerVariants plain;
+  plain.stored = {1, 1};
+  plain.quantized = {0, 0};
+  plain.stored_bytes = 10;
+  return {LayerVariants{}, plain};
 }
 
 TEST(VariantList, IsReadInOrderOfAccuracy) {

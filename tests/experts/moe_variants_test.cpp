@@ -130,11 +130,11 @@ TEST(MoeVariants, RunsEachExpertInThePrecisionOfThePlan) {
   MoeLayer layer = mixed.layer();
   const ExpertLayout layout = layout_of(mixed, kAll, false);
   ASSERT_EQ(layout.count(), 2 + 2 * 2 + 2 * 3);
-  const ExpertPrices prices = ExpertPrices::of_layout(layout, 0.02f);
+  const ExpertPrices prices = ExpertPrices::of_layout(layout, 0.1f);
   for (const int64_t rows : {1, 7, 200}) {
     const auto x = testing::random_floats(rows * kHidden, 5);
     std::vector<int> precisions(kPrecisions, 0);
-    for (const char* text : {"topk", "adaptive", "threshold:theta=0.3", "oea:k0=1"}) {
+    for (const char* text : {"topk", "adaptive", "threshold:theta=1", "oea:k0=1"}) {
       Recording policy(text);
       const ExpertPrices* asked = policy.name() == std::string("adaptive") ? &prices : nullptr;
       const auto out = run(layer, x, policy, &layout, asked);

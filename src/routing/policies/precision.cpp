@@ -94,6 +94,7 @@ class StaticMix : public PrecisionPolicy {
  private:
   std::vector<double> harm_of(const ExpertLayout& layout, int layer, int experts) const {
     std::vector<double> harm;
+    harm.reserve(static_cast<size_t>(experts));
     for (int32_t e = 0; e < experts; ++e)
       harm.push_back(static_cast<double>(layout.error_of(coarse(layout, e))) -
                      static_cast<double>(layout.error_of(layout.first[static_cast<size_t>(e)])));
