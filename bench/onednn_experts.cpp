@@ -29,7 +29,8 @@ struct Product {
     memory made(descriptor.weights_desc(), engine);
     auto* words = static_cast<uint16_t*>(made.get_data_handle());
     // As bf16 and as the upper halves of f32: about 0.01.
-    for (size_t i = 0; i < descriptor.weights_desc().get_size() / 2; ++i)
+    const size_t count = descriptor.weights_desc().get_size() / 2;
+    for (size_t i = 0; i < count; ++i)
       words[i] = static_cast<uint16_t>(0x3C20 + i % 7 + i % 2 * 0x8000);
     return made;
   }

@@ -59,7 +59,7 @@ constexpr int kRowSums = kUnits * kSumLanes;
 // to words, which takes as long as about 3 rows' products of bytes (Zen 3). Both give the same
 // integers.
 constexpr int kWordRows = 6;
-constexpr int64_t kPrefetchBytes = 4096;  // ahead in each plane
+constexpr int kPrefetchBlocks = 8;  // 4 KiB ahead in each plane
 
 // A row block's sums while they grow, and what is unpacked of the chunk of blocks at hand.
 struct State {
@@ -71,11 +71,16 @@ struct State {
 struct Chunk {
   Block first;
   int64_t group;
+  int64_t left;  // blocks of the weight from here on
   int blocks;
 
   const uint8_t* hi(int i) const { return first.hi + i * NestedView::kPlaneBlockBytes; }
   const uint8_t* lo(int i) const { return first.lo + i * NestedView::kPlaneBlockBytes; }
   const uint8_t* scales(int i) const { return first.scales + i * NestedView::kScaleBlockBytes; }
+  // Bytes from a block's plane to what to ask memory for meanwhile; within the weight.
+  int64_t ahead(int i) const {
+    return std::min<int64_t>(kPrefetchBlocks, left - 1 - i) * NestedView::kPlaneBlockBytes;
+  }
 };
 
 // The scales of a block times that of each row's group, and the biases' sums.
@@ -114,10 +119,15 @@ HWY_NOINLINE void add_bytes(const Rows& x, int first, const Chunk& chunk, int32_
     HWY_ALIGN float scales[kRows][kBlockRows];
     scale_rows<kRows>(x, first, chunk.group + block, state.scales[block], state.biases, scales);
     float* to = state.sums + first * kRowSums;
+    const int64_t ahead = chunk.ahead(block);
     for (int g = 0; g < kUnits / 2; ++g) {
       Nibbles hi, lo;
       hi.load(chunk.hi(block) + g * 64);
-      if constexpr (kPlanes == Planes::kBoth) lo.load(chunk.lo(block) + g * 64);
+      hwy::Prefetch(chunk.hi(block) + g * 64 + ahead);
+      if constexpr (kPlanes == Planes::kBoth) {
+        lo.load(chunk.lo(block) + g * 64);
+        hwy::Prefetch(chunk.lo(block) + g * 64 + ahead);
+      }
       const auto low = products.unit(hi.low, lo.low), high = products.unit(hi.high, lo.high);
       HWY_UNROLL(4)
       for (int r = 0; r < kRows; ++r) {
@@ -153,26 +163,19 @@ HWY_NOINLINE void add_words(const Rows& x, int first, const Chunk& chunk, State&
   }
 }
 
-// Asks for the lines `kPrefetchBytes` after a block's plane; past the end that does nothing, but
-// the sum has to be one of integers.
-HWY_INLINE void prefetch_after(const uint8_t* plane) {
-  const uintptr_t from = reinterpret_cast<uintptr_t>(plane) + kPrefetchBytes;
-  for (uintptr_t at = 0; at < NestedView::kPlaneBlockBytes; at += 64)
-    hwy::Prefetch(reinterpret_cast<const uint8_t*>(from + at));
-}
-
 // What all rows of a chunk share.
-template <Planes kPlanes>
 HWY_INLINE void unpack_chunk(const Chunk& chunk, bool words, int32_t plane_ratio, State& state) {
   const RatioTable table(plane_ratio);
   for (int block = 0; block < chunk.blocks; ++block) {
-    prefetch_after(chunk.hi(block));
-    if (kPlanes == Planes::kBoth) prefetch_after(chunk.lo(block));
     decode_scales(chunk.scales(block), state.scales[block]);
     if (!words) continue;
-    for (int g = 0; g < kUnits / 2; ++g)
-      unpack_words(chunk.hi(block) + g * 64, chunk.lo(block) + g * 64, table,
-                   state.words[block] + g * 128);
+    const int64_t ahead = chunk.ahead(block);
+    for (int g = 0; g < kUnits / 2; ++g) {
+      const uint8_t *hi = chunk.hi(block) + g * 64, *lo = chunk.lo(block) + g * 64;
+      hwy::Prefetch(hi + ahead);
+      hwy::Prefetch(lo + ahead);
+      unpack_words(hi, lo, table, state.words[block] + g * 128);
+    }
   }
 }
 
@@ -207,8 +210,9 @@ void row_block(const Rows& x, const NestedView& w, int64_t row_block, float* to)
   const bool words = kPlanes == Planes::kBoth && !THERMOE_NESTED_VNNI && x.count >= kWordRows;
   for (int64_t group = 0; group < w.col_blocks(); group += kChunk) {
     const Chunk chunk{block_of(w, row_block, group), group,
+                      w.blocks() - row_block * w.col_blocks() - group,
                       static_cast<int>(std::min<int64_t>(kChunk, w.col_blocks() - group))};
-    unpack_chunk<kPlanes>(chunk, words, w.plane_ratio, state);
+    unpack_chunk(chunk, words, w.plane_ratio, state);
     add_chunk<kPlanes>(x, chunk, words, w.plane_ratio, state);
   }
   const int weight = w.plane_ratio + (kPlanes == Planes::kBoth ? 1 : 0);
