@@ -21,7 +21,7 @@ study() { # BATCH CONTEXT POLICY...
   for policy in "$@"; do policies+=(--policies "$policy"); done
   "${THERMOE_PROGRAM:-build/thermoe}" frontier --model "$model" --base "$base" "${texts[@]}" --batch "$batch" \
     --context "$context" --max-tokens 8192 --part 2/2 --threads "${THERMOE_THREADS:-0}" --variants int8,int4 \
-    --variants int8 --variants int4 "${policies[@]}" --out "${OUT:-bench/results}/variants-$name-b$batch"
+    --variants int8 --variants int4 "${policies[@]}" --out "${THERMOE_RESULTS:-bench/results}/variants-$name-b$batch"
 }
 
 # few: for batch 4, which uses 24 (small) and 11 (nano) experts; many: for more.
