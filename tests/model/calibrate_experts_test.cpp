@@ -76,7 +76,8 @@ class Calibration : public ::testing::TestWithParam<const char*> {
         std::vector<int32_t> zeros(window.size()), positions(window.size());
         std::iota(positions.begin(), positions.end(), 0);
         const RowGroup all{0, static_cast<int64_t>(window.size())};
-        model_.forward({window, zeros, positions, {&all, 1}}, {&policy, {}, &out}, cache, {}, {});
+        model_.forward({window, zeros, positions, {&all, 1}},
+                       {.policy = &policy, .prices = {}, .observer = &out}, cache, {}, {});
       }
     return out;
   }
