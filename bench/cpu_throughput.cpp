@@ -121,8 +121,8 @@ class Run {
         }
       }
       const auto start = Clock::now();
-      model_.forward({tokens_, sequences_, positions_, groups_}, {&policy_, {}, nullptr}, cache_,
-                     wanted_,
+      model_.forward({tokens_, sequences_, positions_, groups_},
+                     {.policy = &policy_, .prices = {}, .observer = nullptr}, cache_, wanted_,
                      thermoe::Matrix(logits_.data(), static_cast<int64_t>(tokens_.size()),
                                      model_.config().vocab_size));
       seconds.push_back(seconds_since(start));

@@ -41,8 +41,9 @@ class Runtime : public ::testing::TestWithParam<const char*> {
     std::iota(wanted.begin(), wanted.end(), 0);
     const RowGroup all{0, static_cast<int64_t>(tokens_.size())};
     std::vector<float> logits(tokens_.size() * static_cast<size_t>(vocabulary()));
-    model.forward({tokens_, sequences_, positions_, {&all, 1}}, {.policy = &policy_, .prices = {}},
-                  cache, wanted, Matrix(logits.data(), all.count, vocabulary()));
+    model.forward({tokens_, sequences_, positions_, {&all, 1}},
+                  {.policy = &policy_, .prices = {}, .observer = nullptr}, cache, wanted,
+                  Matrix(logits.data(), all.count, vocabulary()));
     results_.resize(static_cast<size_t>(kSequences * kLength * vocabulary()));
     for (size_t r = 0; r < tokens_.size(); ++r)
       std::copy_n(logits.begin() + static_cast<int64_t>(r) * vocabulary(), vocabulary(),
@@ -131,8 +132,9 @@ TEST_P(Runtime, OnlyTheWantedRowsHaveLogits) {
   const std::vector<int32_t> wanted{0, 7, 19};
   const RowGroup all{0, kLength};
   std::vector<float> logits(3 * static_cast<size_t>(vocabulary()));
-  model_.forward({tokens_, sequences_, positions_, {&all, 1}}, {.policy = &policy_, .prices = {}},
-                 cache, wanted, Matrix(logits.data(), 3, vocabulary()));
+  model_.forward({tokens_, sequences_, positions_, {&all, 1}},
+                 {.policy = &policy_, .prices = {}, .observer = nullptr}, cache, wanted,
+                 Matrix(logits.data(), 3, vocabulary()));
   for (size_t i = 0; i < wanted.size(); ++i)
     for (int64_t v = 0; v < vocabulary(); ++v)
       ASSERT_EQ(logits[i * static_cast<size_t>(vocabulary()) + static_cast<size_t>(v)],
@@ -144,7 +146,7 @@ TEST_P(Runtime, RefusesBadArguments) {
   std::vector<float> logits(static_cast<size_t>(4 * vocabulary()));
   std::vector<RowGroup> groups{{0, 2}};
   std::vector<int32_t> wanted;
-  RoutingContext routing{.policy = &policy_, .prices = {}};
+  RoutingContext routing{.policy = &policy_, .prices = {}, .observer = nullptr};
   const auto refused = [&] {
     try {
       model_.forward({tokens_, sequences_, positions_, groups}, routing, cache, wanted,
