@@ -15,7 +15,7 @@
 namespace thermoe {
 
 struct QuantizeSettings {
-  int64_t context = 512;  // tokens that a window of calibration text has at most
+  int64_t context = 512;  // tokens of a window of calibration text; the model's most, if fewer
   int plane_ratio = 12;   // nested_view.h; 16 leaves the int4 plane no freedom
   // Experts that stay as they are stored: (layer, expert).
   std::vector<std::pair<int, int>> keep;

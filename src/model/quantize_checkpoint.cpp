@@ -173,11 +173,10 @@ void Conversion::add_layer(int layer, std::span<const SimpleExpert> experts,
       replaced.insert(expert_prefix(config_, layer, number) + name + ".weight");
   }
   const std::string at = moe_prefix(config_, layer);
-  if (!inputs[0].fit.rows.empty())
-    for (const auto& [name, errors] :
-         {std::pair(kInt8Error, &int8_errors), std::pair(kInt4Error, &int4_errors)})
-      tensors.push_back(
-          {at + name, "F32", {config_.experts}, errors->data(), errors->size() * sizeof(float)});
+  for (const auto& [name, errors] :
+       {std::pair(kInt8Error, &int8_errors), std::pair(kInt4Error, &int4_errors)})
+    tensors.push_back(
+        {at + name, "F32", {config_.experts}, errors->data(), errors->size() * sizeof(float)});
   write_shard(layer, std::move(tensors), replaced);
   next_layer_ = layer + 1;
   summarise(layer, quantized);
@@ -238,6 +237,8 @@ void run_over(const Checkpoint& source, std::span<const std::vector<int32_t>> te
               int64_t context, ThreadPool& pool, PlanObserver& observer) {
   std::vector<int32_t> tokens, sequences, positions;
   int32_t sequence = -1;
+  const int64_t most = source.config().max_positions;  // 0: not said
+  if (most > 0) context = std::min(context, most);
   for (const auto& text : texts)
     for (size_t i = 0; i < text.size(); ++i) {
       const int64_t position = static_cast<int64_t>(i) % context;
