@@ -21,7 +21,7 @@
 namespace thermoe {
 
 struct NestedRounding {
-  int32_t plane_ratio = 12;  // 8 lets hi be any of two, 16 only the nearest; docs/kernels.md
+  int32_t plane_ratio = 12;  // 8 lets hi be any of two, 16 only the nearest; docs/quantisation.md
   float int8_weight = 8;
   float damping = 0.5f;  // of the mean second moment, added to each: inputs vary beyond those seen
   int sweeps = 3;

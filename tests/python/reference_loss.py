@@ -26,9 +26,13 @@ def windows_of(tokenizer, files, context):
 
 
 @torch.no_grad()
-def reference_loss(model_dir, files, context=512, max_windows=0, batch=16, dtype="bfloat16"):
-    """(tokens, mean negative log-likelihood in nats), logits in f32 as transformers gives them."""
+def reference_loss(model_dir, files, context=512, max_windows=0, batch=16, dtype="bfloat16", prepare=None):
+    """(tokens, mean negative log-likelihood in nats), logits in f32 as transformers gives them.
+
+    `prepare` (if not None) is called with the model before it runs."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).eval()
+    if prepare is not None:
+        prepare(model)
     windows = windows_of(Tokenizer.from_file(f"{model_dir}/tokenizer.json"), files, context)
     if max_windows:
         windows = windows[:max_windows]
