@@ -27,10 +27,11 @@ RowMajor widened(const WeightView& w, const char* name) {
 
 ConstMatrix view_of(const RowMajor& m) { return ConstMatrix(m.data(), m.rows(), m.cols()); }
 
-RowMajor gathered(ConstMatrix x, const std::vector<int32_t>& rows) {
-  RowMajor some(static_cast<int64_t>(rows.size()), x.cols);
+// [rows, hidden]; without rows `x` may be empty.
+RowMajor gathered(ConstMatrix x, const std::vector<int32_t>& rows, int64_t hidden) {
+  RowMajor some(static_cast<int64_t>(rows.size()), hidden);
   for (size_t r = 0; r < rows.size(); ++r)
-    std::copy_n(x.row(rows[r]), x.cols, some.row(static_cast<int64_t>(r)).data());
+    std::copy_n(x.row(rows[r]), hidden, some.row(static_cast<int64_t>(r)).data());
   return some;
 }
 
@@ -122,7 +123,7 @@ QuantizedWeights quantize_expert(const SimpleExpert& expert, const ExpertInputs&
                         widened(expert.down(), "down")};
   QuantizedWeights out;
   out.plane_ratio = rounding.plane_ratio;
-  const RowMajor x = gathered(inputs.x, inputs.fit.rows);
+  const RowMajor x = gathered(inputs.x, inputs.fit.rows, expert.hidden_size());
   {
     const NestedRounder rounder(expert.hidden_size(), moments_of(x, inputs.fit.worth), rounding);
     out.gate_up_base = nested_base(std::max(largest(wide.gate), largest(wide.up)), rounding);
@@ -135,8 +136,8 @@ QuantizedWeights quantize_expert(const SimpleExpert& expert, const ExpertInputs&
   out.down_base = nested_base(largest(wide.down), rounding);
   out.down = cpu::pack_nested(rounder.round(view_of(wide.down), out.down_base));
   const bool random = inputs.held_out.rows.empty();
-  const RowMajor unseen =
-      random ? random_inputs(expert.hidden_size()) : gathered(inputs.x, inputs.held_out.rows);
+  const RowMajor unseen = random ? random_inputs(expert.hidden_size())
+                                 : gathered(inputs.x, inputs.held_out.rows, expert.hidden_size());
   const std::vector<float> worth =
       random ? std::vector<float>(static_cast<size_t>(unseen.rows()), 1.0f) : inputs.held_out.worth;
   const RowMajor exact = wide.inner(unseen) * wide.down.transpose();

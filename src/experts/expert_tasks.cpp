@@ -149,7 +149,9 @@ void run_tiles(std::span<const ExpertWeights> experts, std::span<const ExpertTil
   const auto stored_end = std::find_if_not(tiles.begin(), tiles.end(), is_stored);
   const auto stored = static_cast<size_t>(stored_end - tiles.begin());
   run_stored(runner, tiles.first(stored), pool);
+  if (stored == tiles.size()) return;  // then there may be no buffers for quantised ones
   std::vector<QuantizedTile> quantized;
+  quantized.reserve(tiles.size() - stored);
   for (const ExpertTile& tile : tiles.subspan(stored))
     quantized.push_back({&*experts[static_cast<size_t>(tile.target.expert)].quantized,
                          planes_of(tile.target.precision), tile.first, tile.count});
