@@ -259,7 +259,8 @@ TEST(MoeLayer, RefusesBadArguments) {
     EXPECT_THROW(run(layer, x, 32, {{0, 4}}, *bad, 1), InvalidArgument);
   EXPECT_THROW(weights.layer({0, true, 0}), InvalidArgument);
   EXPECT_THROW(weights.layer({5, true, 0}), InvalidArgument);
-  EXPECT_THROW(MoeLayer(weights.gate.view(), std::vector<SimpleExpert>{}, {1, true, 0}), InvalidArgument);
+  EXPECT_THROW(MoeLayer(weights.gate.view(), std::vector<SimpleExpert>{}, {1, true, 0}),
+               InvalidArgument);
 }
 
 }  // namespace
