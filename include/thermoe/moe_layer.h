@@ -83,8 +83,8 @@ class MoeLayer {
   MoeLayer(const WeightView& gate, std::vector<ExpertWeights> experts, const MoeSettings& settings,
            std::shared_ptr<MoeWorkspace> workspace = nullptr);
   // All experts as stored.
-  MoeLayer(const WeightView& gate, std::vector<SimpleExpert> experts, const MoeSettings& settings,
-           std::shared_ptr<MoeWorkspace> workspace = nullptr);
+  MoeLayer(const WeightView& gate, const std::vector<SimpleExpert>& experts,
+           const MoeSettings& settings, std::shared_ptr<MoeWorkspace> workspace = nullptr);
 
   int experts() const { return static_cast<int>(experts_.size()); }
   const ExpertWeights& expert(int id) const { return experts_[static_cast<size_t>(id)]; }

@@ -115,7 +115,7 @@ Precision precision_of(std::string_view variant_name) {
                   variant_name));
 }
 
-MoeLayer::MoeLayer(const WeightView& gate, std::vector<SimpleExpert> experts,
+MoeLayer::MoeLayer(const WeightView& gate, const std::vector<SimpleExpert>& experts,
                    const MoeSettings& settings, std::shared_ptr<MoeWorkspace> workspace)
     : MoeLayer(gate, as_weights(experts), settings, std::move(workspace)) {}
 

@@ -18,14 +18,14 @@ namespace fs = std::filesystem;
                                            error.message()));
 }
 
-fs::path without_slash(fs::path directory) {
+fs::path without_slash(const fs::path& directory) {
   return directory.has_filename() ? directory : directory.parent_path();
 }
 
 }  // namespace
 
-CheckpointWriter::CheckpointWriter(fs::path directory, int shards)
-    : directory_(without_slash(std::move(directory))),
+CheckpointWriter::CheckpointWriter(const fs::path& directory, int shards)
+    : directory_(without_slash(directory)),
       partial_(directory_.string() + ".partial"),
       shards_(shards) {
   std::error_code error;

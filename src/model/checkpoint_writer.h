@@ -17,7 +17,7 @@ namespace thermoe {
 class CheckpointWriter {
  public:
   // Throws IoError where `directory` exists and holds anything, or can't be made.
-  CheckpointWriter(std::filesystem::path directory, int shards);
+  CheckpointWriter(const std::filesystem::path& directory, int shards);
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
