@@ -74,13 +74,22 @@ class Program:
         worth = (self.k * self.share) ** power / self.k
         if scale:
             worth = worth * np.asarray(scale[layer], np.float32).astype(float)
-            within = np.zeros(worth.shape, bool)
-            np.put_along_axis(within, own, True, 1)
-            least = np.where(within, worth, np.inf).min(1, keepdims=True)
-            capped = 0.99 * least + 0.01 * least * worth / (worth + 2.0 * least)
-            worth = np.where(~within & (worth > 0.99 * least), capped, worth)
         self.top_k_worth = np.take_along_axis(worth, own, 1).sum()
-        self.utility = worth[:, self.expert] * (1.0 - self.error)
+        kept = np.maximum(1.0 - self.error, 1 / 1024)
+        best = np.zeros(self.experts)  # of an expert's most accurate instance
+        np.maximum.at(best, self.expert, kept)
+        worth = worth * best
+        if scale or (best != best[0]).any():
+            worth = self._capped(worth)
+        self.utility = worth[:, self.expert] * (kept / best[self.expert])
+
+    def _capped(self, worth):
+        """Outsiders of a token's own top-k are worth less than the least within."""
+        within = np.zeros(worth.shape, bool)
+        np.put_along_axis(within, self.top_k, True, 1)
+        least = np.where(within, worth, np.inf).min(1, keepdims=True)
+        capped = 0.99 * least + 0.01 * least * worth / (worth + 2.0 * least)
+        return np.where(~within & (worth > 0.99 * least), capped, worth)
 
     @property
     def has_device_prices(self):
