@@ -36,7 +36,7 @@ struct CalibrateOptions {
   bool quick = false;
 };
 
-volatile std::sig_atomic_t interrupted = 0;
+volatile std::sig_atomic_t sweep_interrupted = 0;
 
 SweepPlan plan_of(const CalibrateOptions& options) {
   SweepPlan plan = default_sweep(options.quick);
@@ -99,12 +99,12 @@ SweepOutcome sweep(SweepBackend& backend, const std::vector<SweepPoint>& points,
   Progress progress("calibrate", static_cast<double>(points.size()), "points");
   SweepSettings settings;
   settings.budget_s = budget_s;
-  settings.stop = [] { return interrupted != 0; };
+  settings.stop = [] { return sweep_interrupted != 0; };
   settings.step = [&](double done_frac) {
     progress.update(done_frac * static_cast<double>(points.size()));
   };
-  interrupted = 0;
-  const auto before = std::signal(SIGINT, [](int) { interrupted = 1; });
+  sweep_interrupted = 0;
+  const auto before = std::signal(SIGINT, [](int) { sweep_interrupted = 1; });
   const SweepOutcome outcome = run_sweep(backend, points, log, settings);
   std::signal(SIGINT, before);
   return outcome;

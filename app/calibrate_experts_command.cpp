@@ -18,7 +18,7 @@
 namespace thermoe::app {
 namespace {
 
-struct CalibrateOptions {
+struct ExpertCalibrationOptions {
   EngineOptions engine;
   std::vector<std::string> texts;
   std::string out, json;
@@ -95,7 +95,7 @@ std::string to_table(const std::vector<LayerSummary>& summaries) {
   return table.text();
 }
 
-nlohmann::ordered_json to_json(const CalibrateOptions& options,
+nlohmann::ordered_json to_json(const ExpertCalibrationOptions& options,
                                const ExpertCalibration& calibration,
                                const std::vector<LayerSummary>& summaries, double wall_s) {
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
@@ -120,7 +120,7 @@ nlohmann::ordered_json to_json(const CalibrateOptions& options,
           {"wall_s", wall_s}};
 }
 
-void run_calibrate(CalibrateOptions& options) {
+void run_calibrate(ExpertCalibrationOptions& options) {
   options.engine.calibrated = false;  // it makes one: what lies there must not stand in the way
   Engine engine(options.engine);
   const auto texts = read_beginnings(engine.tokenizer, options.texts, options.tokens);
@@ -152,7 +152,7 @@ void run_calibrate(CalibrateOptions& options) {
 }  // namespace
 
 void add_calibrate_experts_command(CLI::App& program) {
-  const auto options = std::make_shared<CalibrateOptions>();
+  const auto options = std::make_shared<ExpertCalibrationOptions>();
   CLI::App* command = program.add_subcommand(
       "calibrate-experts",
       "Measure a model's experts by running it over a little text: their loads, the norms of "

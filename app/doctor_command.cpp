@@ -83,7 +83,7 @@ Finding find_prometheus() {
   if (PrometheusExport::available())
     return {"metrics", true, "monitor --prometheus is compiled in", ""};
   return {"metrics", false, "this build can't serve Prometheus",
-          "install prometheus-cpp-dev and build again"};
+          "install prometheus-cpp-dev and libcpp-httplib-dev and build again"};
 }
 
 Finding find_profiles() {

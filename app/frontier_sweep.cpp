@@ -84,10 +84,10 @@ std::string trimmed(std::string line) {
   return line.substr(first, line.find_last_not_of(" \t\r") - first + 1);
 }
 
-// Collects specifications once each, top-k first.
-class Collector {
+// Specifications, once each, top-k first.
+class SpecificationList {
  public:
-  Collector() { add("topk", "the base of every comparison"); }
+  SpecificationList() { add("topk", "the base of every comparison"); }
   void add(std::string_view line, const std::string& origin) {
     for (std::string& specification : expand_specification(line))
       if (seen_.insert(specification).second) sweep_.push_back({std::move(specification), origin});
@@ -157,11 +157,11 @@ std::vector<std::string> expand_specification(std::string_view text) {
 }
 
 std::vector<SweptPolicy> read_sweep(std::span<const std::string> arguments) {
-  Collector collector;
+  SpecificationList list;
   for (const std::string& argument : arguments) {
     std::error_code ignored;
     if (!std::filesystem::exists(argument, ignored)) {
-      collector.add(argument, "--policies");
+      list.add(argument, "--policies");
       continue;
     }
     std::istringstream lines(read_file(argument));
@@ -171,13 +171,13 @@ std::vector<SweptPolicy> read_sweep(std::span<const std::string> arguments) {
       if (line.empty()) continue;
       const std::string origin = fmt::format("{}: line {}", argument, count);
       try {
-        collector.add(line, origin);
+        list.add(line, origin);
       } catch (const InvalidArgument& error) {
         throw InvalidArgument(fmt::format("{}: {}", origin, error.what()));
       }
     }
   }
-  return collector.take();
+  return list.take();
 }
 
 void check_sweep(std::span<const SweptPolicy> sweep, int experts, int k, int batch,

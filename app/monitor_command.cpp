@@ -20,7 +20,7 @@
 namespace thermoe::app {
 namespace {
 
-volatile std::sig_atomic_t interrupted = 0;
+volatile std::sig_atomic_t monitor_interrupted = 0;
 
 struct MonitorOptions {
   std::string telemetry = "auto", csv, phase_file, json, prometheus;
@@ -169,7 +169,7 @@ void follow(const MonitorOptions& options, Devices& devices) {
   LiveTable table;
   // Twice as often as the samples come: none is missed.
   const auto pause = std::chrono::duration<double>(0.5 / options.rate_hz);
-  while (interrupted == 0) {
+  while (monitor_interrupted == 0) {
     bool fresh = false;
     for (const auto& device : devices) {
       if (!device->update()) continue;
@@ -200,8 +200,8 @@ void run_monitor(const MonitorOptions& options) {
     if (interactive())
       fmt::print(stderr, "for Prometheus at port {}, path /metrics\n", served->port());
   }
-  interrupted = 0;
-  const auto before = std::signal(SIGINT, [](int) { interrupted = 1; });
+  monitor_interrupted = 0;
+  const auto before = std::signal(SIGINT, [](int) { monitor_interrupted = 1; });
   follow(options, devices);
   std::signal(SIGINT, before);
   for (const auto& device : devices) {

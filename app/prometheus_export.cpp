@@ -1,14 +1,17 @@
 #include "prometheus_export.h"
 
 #include <fmt/format.h>
-#include <prometheus/collectable.h>
-#include <prometheus/exposer.h>
+#include <httplib.h>
 #include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+#include <sys/socket.h>
 
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <chrono>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "thermoe/error.h"
@@ -114,11 +117,11 @@ constexpr std::array kStats{
 };
 
 // Asked from the server's threads; what it reads of a monitor may be read from any.
-class Collector : public prometheus::Collectable {
+class Collector {
  public:
   explicit Collector(std::vector<ExportedDevice> devices) : devices_(std::move(devices)) {}
 
-  std::vector<MetricFamily> Collect() const override {
+  std::vector<MetricFamily> collect() const {
     std::vector<MetricFamily> families;
     for (const Exported& reading : kReadings)
       add(families, reading.name, reading.help, reading.type,
@@ -154,8 +157,12 @@ class Collector : public prometheus::Collectable {
   std::vector<ExportedDevice> devices_;
 };
 
-// As the server wants it; it takes a wrong port for another one silently.
-std::string checked(const std::string& address) {
+struct Endpoint {
+  std::string host;
+  int port = 0;
+};
+
+Endpoint endpoint_of(const std::string& address) {
   const size_t colon = address.rfind(':');
   int port = -1;
   if (colon != std::string::npos) {
@@ -166,31 +173,60 @@ std::string checked(const std::string& address) {
   if (port < 0 || port > 65535)
     throw InvalidArgument(
         fmt::format("--prometheus {}: give it as :PORT or HOST:PORT, such as :9400", address));
-  return colon == 0 ? "0.0.0.0" + address : address;
+  return {colon == 0 ? "0.0.0.0" : address.substr(0, colon), port};
+}
+
+// The library's own options let two servers share a port.
+void reuse_address(int socket) {
+  const int yes = 1;
+  ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
 }
 
 }  // namespace
 
+// cpp-httplib's threads have stacks of the usual size. prometheus-cpp's own server gives its 100
+// KiB, of which OpenBLAS and the CUDA runtime take 70 for their thread-local variables: a crash.
 struct PrometheusExport::Impl {
-  std::shared_ptr<Collector> collector;
-  std::unique_ptr<prometheus::Exposer> exposer;
+  explicit Impl(std::vector<ExportedDevice> devices) : collector(std::move(devices)) {}
+
+  Collector collector;
+  httplib::Server server;
+  int port = 0;
+  std::atomic<bool> ended = false;
+  std::thread listener;
 };
 
 PrometheusExport::PrometheusExport(const std::string& address, std::vector<ExportedDevice> devices)
-    : impl_(std::make_unique<Impl>()) {
-  const std::string where = checked(address);
-  impl_->collector = std::make_shared<Collector>(std::move(devices));
-  try {
-    impl_->exposer = std::make_unique<prometheus::Exposer>(where);
-  } catch (const std::exception& error) {
-    throw InvalidArgument(fmt::format(
-        "--prometheus {}: can't listen there ({}); is the port taken?", address, error.what()));
-  }
-  impl_->exposer->RegisterCollectable(impl_->collector);
+    : impl_(std::make_unique<Impl>(std::move(devices))) {
+  const Endpoint where = endpoint_of(address);
+  httplib::Server& server = impl_->server;
+  server.set_socket_options(reuse_address);
+  server.new_task_queue = [] { return new httplib::ThreadPool(2); };  // the server deletes it
+  server.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
+    response.set_content(prometheus::TextSerializer().Serialize(impl_->collector.collect()),
+                         "text/plain; version=0.0.4; charset=utf-8");
+  });
+  if (where.port == 0)
+    impl_->port = server.bind_to_any_port(where.host);
+  else if (server.bind_to_port(where.host, where.port))
+    impl_->port = where.port;
+  if (impl_->port <= 0)
+    throw InvalidArgument(
+        fmt::format("--prometheus {}: can't listen there; is the port taken?", address));
+  impl_->listener = std::thread([this] {
+    impl_->server.listen_after_bind();
+    impl_->ended = true;
+  });
 }
 
-PrometheusExport::~PrometheusExport() = default;
-int PrometheusExport::port() const { return impl_->exposer->GetListeningPorts().front(); }
+PrometheusExport::~PrometheusExport() {
+  // stop() before the listener runs does nothing, and a listener not told to stop never ends.
+  while (!impl_->server.is_running() && !impl_->ended) std::this_thread::yield();
+  impl_->server.stop();
+  impl_->listener.join();
+}
+
+int PrometheusExport::port() const { return impl_->port; }
 bool PrometheusExport::available() { return true; }
 
 }  // namespace thermoe::app

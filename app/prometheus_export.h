@@ -20,7 +20,7 @@ struct ExportedDevice {
 class PrometheusExport {
  public:
   // `address` is [HOST]:PORT; without a host every interface, port 0 a free one. Throws
-  // InvalidArgument where it can't listen there, or where this build has no prometheus-cpp.
+  // InvalidArgument where it can't listen there, or where this build can't serve.
   PrometheusExport(const std::string& address, std::vector<ExportedDevice> devices);
   ~PrometheusExport();
   PrometheusExport(const PrometheusExport&) = delete;

@@ -1,4 +1,5 @@
-// Stands in for prometheus_export.cpp where prometheus-cpp was not found at build time.
+// Stands in for prometheus_export.cpp where prometheus-cpp or cpp-httplib was not found at build
+// time.
 #include <fmt/format.h>
 
 #include "prometheus_export.h"
@@ -11,8 +12,8 @@ struct PrometheusExport::Impl {};
 // NOLINTNEXTLINE(performance-unnecessary-value-param): the signature of the one that serves
 PrometheusExport::PrometheusExport(const std::string& address, std::vector<ExportedDevice>) {
   throw InvalidArgument(fmt::format(
-      "--prometheus {}: this build has no prometheus-cpp; install it (Debian: prometheus-cpp-dev) "
-      "and build again",
+      "--prometheus {}: this build can't serve it; install prometheus-cpp and cpp-httplib (Debian: "
+      "prometheus-cpp-dev, libcpp-httplib-dev) and build again",
       address));
 }
 PrometheusExport::~PrometheusExport() = default;

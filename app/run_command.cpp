@@ -22,7 +22,7 @@ namespace {
 // A target this far above what plain top-k needs on a cool, uncapped device.
 constexpr double kTargetSlack = 1.10;
 // The loop keeps the die this far below the device's own slowdown.
-constexpr double kTemperatureMarginC = 1.0;
+constexpr double kTwinMarginC = 1.0;
 // Replayed telemetry: one decode step of the default shape on an H100 takes about this long.
 constexpr double kReplayStepS = 0.02;
 
@@ -159,9 +159,8 @@ RunOutcome run_scenario(const RunOptions& options, Engine& engine, Decoder& deco
                                    : kTargetSlack * nominal.layer_latency_us;
   settings.period_s =
       1e-6 * (nominal.dense_latency_us + settings.latency_target_us * engine.cost.shape().layers);
-  settings.temperature_cap_c = options.temperature_cap_c > 0
-                                   ? options.temperature_cap_c
-                                   : twin.slowdown_c - kTemperatureMarginC;
+  settings.temperature_cap_c =
+      options.temperature_cap_c > 0 ? options.temperature_cap_c : twin.slowdown_c - kTwinMarginC;
   settings.max_open_price = options.max_open_price;
   outcome.latency_target_us = settings.latency_target_us;
   outcome.period_s = settings.period_s;

@@ -8,8 +8,8 @@
 namespace thermoe::app {
 namespace {
 
-constexpr double kWidth = 900, kLeft = 62, kRight = 14, kTop = 64;
-constexpr double kPanelHeight = 84, kPanelGap = 30, kBottom = 44;
+constexpr double kStripWidth = 900, kStripLeft = 62, kStripRight = 14, kStripTop = 64;
+constexpr double kStripHeight = 84, kStripGap = 30, kStripBottom = 44;
 constexpr size_t kMostPoints = 360;  // about one for every two pixels
 
 struct Range {
@@ -55,9 +55,10 @@ std::string polyline(const PlotSeries& series, Range x, Range y, double top) {
     double mean_x = 0, mean_y = 0;
     for (size_t j = i; j < end; ++j) mean_x += series.x[j], mean_y += series.y[j];
     mean_x /= static_cast<double>(end - i), mean_y /= static_cast<double>(end - i);
-    points += fmt::format("{:.1f},{:.1f} ",
-                          kLeft + (mean_x - x.low) / x.span() * (kWidth - kLeft - kRight),
-                          top + kPanelHeight - (mean_y - y.low) / y.span() * kPanelHeight);
+    points += fmt::format(
+        "{:.1f},{:.1f} ",
+        kStripLeft + (mean_x - x.low) / x.span() * (kStripWidth - kStripLeft - kStripRight),
+        top + kStripHeight - (mean_y - y.low) / y.span() * kStripHeight);
   }
   return fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\" points=\"{}\"/>\n",
                      series.colour, points);
@@ -65,15 +66,16 @@ std::string polyline(const PlotSeries& series, Range x, Range y, double top) {
 
 std::string panel_svg(const PlotPanel& panel, Range x, double top) {
   const Range y = y_range(panel);
-  std::string svg = fmt::format("<text x=\"{}\" y=\"{}\" class=\"panel\">{}</text>\n", kLeft,
+  std::string svg = fmt::format("<text x=\"{}\" y=\"{}\" class=\"panel\">{}</text>\n", kStripLeft,
                                 top - 6, escape_markup(panel.title));
   const double step = tick_step(y.span());
   for (double tick = std::ceil(y.low / step) * step; tick <= y.high + 1e-9; tick += step) {
-    const double at = top + kPanelHeight - (tick - y.low) / y.span() * kPanelHeight;
+    const double at = top + kStripHeight - (tick - y.low) / y.span() * kStripHeight;
     svg += fmt::format(
         "<line x1=\"{}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\" class=\"grid\"/>"
         "<text x=\"{}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"end\">{:g}</text>\n",
-        kLeft, at, kWidth - kRight, at, kLeft - 6, at + 4, std::abs(tick) < 1e-12 ? 0.0 : tick);
+        kStripLeft, at, kStripWidth - kStripRight, at, kStripLeft - 6, at + 4,
+        std::abs(tick) < 1e-12 ? 0.0 : tick);
   }
   for (const PlotSeries& series : panel.series) svg += polyline(series, x, y, top);
   return svg;
@@ -81,23 +83,23 @@ std::string panel_svg(const PlotPanel& panel, Range x, double top) {
 
 std::string bands_svg(const Plot& plot, Range x, double bottom) {
   std::string svg;
-  const double scale = (kWidth - kLeft - kRight) / x.span();
+  const double scale = (kStripWidth - kStripLeft - kStripRight) / x.span();
   for (size_t i = 0; i < plot.bands.size(); ++i) {
     const PlotBand& band = plot.bands[i];
-    const double left = kLeft + (band.begin - x.low) * scale,
+    const double left = kStripLeft + (band.begin - x.low) * scale,
                  wide = (band.end - band.begin) * scale;
     svg += fmt::format(
         "<rect x=\"{:.1f}\" y=\"{}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"/>"
         "<text x=\"{:.1f}\" y=\"{}\" class=\"band\" text-anchor=\"middle\">{}</text>\n",
-        left, kTop - 22, wide, bottom - kTop + 22, i % 2 ? "#f1f4f8" : "#fafbfc", left + wide / 2,
-        kTop - 28, escape_markup(band.name));
+        left, kStripTop - 22, wide, bottom - kStripTop + 22, i % 2 ? "#f1f4f8" : "#fafbfc",
+        left + wide / 2, kStripTop - 28, escape_markup(band.name));
   }
   return svg;
 }
 
 std::string legend_svg(const Plot& plot) {
   std::string svg;
-  double right = kWidth - kRight;
+  double right = kStripWidth - kStripRight;
   for (auto entry = plot.legend.rbegin(); entry != plot.legend.rend(); ++entry) {
     const double wide = 8.0 * static_cast<double>(entry->name.size()) + 34;
     right -= wide;
@@ -115,10 +117,12 @@ std::string time_axis_svg(const Plot& plot, Range x, double bottom) {
   for (double tick = std::ceil(x.low / step) * step; tick <= x.high + 1e-9; tick += step)
     svg += fmt::format(
         "<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"middle\">{:g}</text>\n",
-        kLeft + (tick - x.low) / x.span() * (kWidth - kLeft - kRight), bottom + 16, tick);
+        kStripLeft + (tick - x.low) / x.span() * (kStripWidth - kStripLeft - kStripRight),
+        bottom + 16, tick);
   return svg + fmt::format(
                    "<text x=\"{}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"middle\">{}</text>\n",
-                   (kLeft + kWidth - kRight) / 2, bottom + 34, escape_markup(plot.x_label));
+                   (kStripLeft + kStripWidth - kStripRight) / 2, bottom + 34,
+                   escape_markup(plot.x_label));
 }
 
 }  // namespace
@@ -143,7 +147,7 @@ std::string escape_markup(const std::string& text) {
 std::string Plot::svg() const {
   const Range x = x_range(*this);
   const double bottom =
-      kTop + static_cast<double>(panels.size()) * (kPanelHeight + kPanelGap) - kPanelGap;
+      kStripTop + static_cast<double>(panels.size()) * (kStripHeight + kStripGap) - kStripGap;
   std::string out = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" "
       "height=\"{1}\" font-family=\"system-ui, sans-serif\">\n"
@@ -152,12 +156,12 @@ std::string Plot::svg() const {
       ".grid{{stroke:#d8dee4;stroke-width:1}}</style>\n"
       "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
       "<text x=\"{2}\" y=\"20\" class=\"title\">{3}</text>\n",
-      kWidth, bottom + kBottom, kLeft, escape_markup(title));
+      kStripWidth, bottom + kStripBottom, kStripLeft, escape_markup(title));
   out += legend_svg(*this) + bands_svg(*this, x, bottom);
-  double top = kTop;
+  double top = kStripTop;
   for (const PlotPanel& panel : panels) {
     out += panel_svg(panel, x, top);
-    top += kPanelHeight + kPanelGap;
+    top += kStripHeight + kStripGap;
   }
   return out + time_axis_svg(*this, x, bottom) + "</svg>\n";
 }

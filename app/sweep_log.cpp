@@ -18,12 +18,12 @@ constexpr const char* kHeader =
     "topk,num_experts,moe_tp_size,moe_ep_size,distribution,gemm_dtype,m,n,k,latency,power,"
     "power_limit,driver,threads,clock_mhz,throttled,spread_frac,sample_s";
 constexpr size_t kDriverColumn = 21;
-constexpr size_t kColumns = kDriverColumn + 6;
+constexpr size_t kLogColumns = kDriverColumn + 6;
 
-std::string cell(const std::optional<double>& value) {
+std::string csv_cell(const std::optional<double>& value) {
   return value ? fmt::format("{:.6g}", *value) : "";
 }
-std::string positive_cell(double value) { return value > 0 ? cell(value) : ""; }
+std::string positive_cell(double value) { return value > 0 ? csv_cell(value) : ""; }
 
 std::string line_of(const SweepRow& row) {
   const cost::MeasuredRow& m = row.measured;
@@ -36,18 +36,18 @@ std::string line_of(const SweepRow& row) {
   return fmt::format("thermoe,{},{},{},{},{},{:.7g},{},{},{},{},{},{},{:.3g},{:.3g}", kVersion,
                      m.device, cost::name_of(s.op), m.kernel, sizes, m.latency_us * 1e-3,
                      positive_cell(m.power_w), positive_cell(m.power_limit_w), row.driver,
-                     row.threads, cell(row.clock_mhz), row.throttled ? 1 : 0, row.spread_frac,
+                     row.threads, csv_cell(row.clock_mhz), row.throttled ? 1 : 0, row.spread_frac,
                      row.sample_s);
 }
 
-std::vector<std::string> cells_of(const std::string& line) {
+std::vector<std::string> split_line(const std::string& line) {
   std::vector<std::string> cells;
   std::istringstream stream(line + ",");
   for (std::string text; std::getline(stream, text, ',');) cells.push_back(text);
   return cells;
 }
 
-double number(const std::string& path, size_t line, const std::string& text) {
+double number_in(const std::string& path, size_t line, const std::string& text) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size())
@@ -87,10 +87,12 @@ void SweepLog::read(const SweepBackend& backend) {
   if (lines.size() == 1) return;
   const std::vector<cost::MeasuredRow> measured = cost::read_measured_table(path());
   for (size_t i = 0; i < measured.size(); ++i) {
-    const std::vector<std::string> cells = cells_of(lines.at(i + 1));
-    if (cells.size() != kColumns)
+    const std::vector<std::string> cells = split_line(lines.at(i + 1));
+    if (cells.size() != kLogColumns)
       throw IoError(path(), fmt::format("line {} is empty or damaged: remove it", i + 2));
-    const auto column = [&](size_t n) { return number(path(), i + 2, cells[kDriverColumn + n]); };
+    const auto column = [&](size_t n) {
+      return number_in(path(), i + 2, cells[kDriverColumn + n]);
+    };
     SweepRow row;
     row.measured = measured[i];
     row.driver = cells[kDriverColumn];

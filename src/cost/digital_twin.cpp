@@ -62,25 +62,26 @@ class EnergyHistory {
   size_t head_ = 0, count_ = 1;
 };
 
-void require(bool holds, const char* what) {
+void require_twin(bool holds, const char* what) {
   if (!holds) throw InvalidArgument(fmt::format("TwinParameters: {}", what));
 }
 
 void check(const TwinParameters& p) {
-  require(p.clock_min_mhz > 0 && p.clock_min_mhz <= p.clock_knee_mhz &&
-              p.clock_knee_mhz < p.clock_max_mhz && std::isfinite(p.clock_max_mhz),
-          "clocks must be positive and rise: clock_min_mhz <= clock_knee_mhz < clock_max_mhz");
-  require(p.voltage_floor_frac > 0 && p.voltage_floor_frac <= 1,
-          "voltage_floor_frac is not in (0, 1]");
-  require(p.idle_w > 0 && p.power_limit_w > p.idle_w,
-          "power_limit_w must exceed idle_w, both positive");
-  require(p.sm_active_w >= 0 && p.energy_per_byte_pj >= 0 && p.energy_per_flop_pj >= 0 &&
-              p.leakage_w_per_c >= 0,
-          "powers and energies must not be negative");
+  require_twin(p.clock_min_mhz > 0 && p.clock_min_mhz <= p.clock_knee_mhz &&
+                   p.clock_knee_mhz < p.clock_max_mhz && std::isfinite(p.clock_max_mhz),
+               "clocks must be positive and rise: clock_min_mhz <= clock_knee_mhz < clock_max_mhz");
+  require_twin(p.voltage_floor_frac > 0 && p.voltage_floor_frac <= 1,
+               "voltage_floor_frac is not in (0, 1]");
+  require_twin(p.idle_w > 0 && p.power_limit_w > p.idle_w,
+               "power_limit_w must exceed idle_w, both positive");
+  require_twin(p.sm_active_w >= 0 && p.energy_per_byte_pj >= 0 && p.energy_per_flop_pj >= 0 &&
+                   p.leakage_w_per_c >= 0,
+               "powers and energies must not be negative");
   const double loop = p.thermal.resistance_c_per_w() * p.leakage_w_per_c;
-  require(loop < 1, "leakage times thermal resistance reaches 1: no temperature balances the heat");
-  require(p.slowdown_c > p.thermal.inlet_c && p.hardware_slowdown_c >= p.slowdown_c,
-          "inlet_c < slowdown_c <= hardware_slowdown_c must hold");
+  require_twin(loop < 1,
+               "leakage times thermal resistance reaches 1: no temperature balances the heat");
+  require_twin(p.slowdown_c > p.thermal.inlet_c && p.hardware_slowdown_c >= p.slowdown_c,
+               "inlet_c < slowdown_c <= hardware_slowdown_c must hold");
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace thermoe {
 namespace {
 
 // Least rows that a grouped kernel computes per expert.
-constexpr double kTileRows = 16;
+constexpr double kCountedTileRows = 16;
 // Die temperature under load in the recorded trace: energy without a state is charged there.
 constexpr double kWarmDieC = 62;
 // Repeatability of the tables: two runs of one version differ by about this much.
@@ -151,7 +151,7 @@ double KernelCostModel::Impl::moe_bytes(const MoeWork& work) const {
 }
 
 double KernelCostModel::Impl::moe_flops(const MoeWork& work) const {
-  return 2 * std::max(work.assignments, kTileRows * work.distinct_experts) * expert_params();
+  return 2 * std::max(work.assignments, kCountedTileRows * work.distinct_experts) * expert_params();
 }
 
 void KernelCostModel::Impl::finish(CostEstimate& estimate, const HardwareState* state,

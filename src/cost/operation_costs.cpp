@@ -21,7 +21,7 @@ constexpr double kRooflineErrorFrac = 0.2;
 // A dense product measured on another device, by its efficiency there.
 constexpr double kOtherDeviceErrorFrac = 0.15;
 
-void require(bool holds, const char* what) {
+void require_sizes(bool holds, const char* what) {
   if (!holds)
     throw InvalidArgument(
         fmt::format("{} must be positive and finite, and divide where split", what));
@@ -67,10 +67,10 @@ void add(CostEstimate& sum, const CostEstimate& part, double times) {
 }
 
 CostEstimate KernelCostModel::experts(const ExpertsQuery& q, const HardwareState* state) const {
-  require(q.hidden_size > 0 && q.expert_inter_size > 0 && q.tp > 0 &&
-              q.expert_inter_size % q.tp == 0 && q.top_k > 0 && q.top_k <= q.experts && q.ep > 0 &&
-              q.experts % q.ep == 0,
-          "experts: hidden_size, expert_inter_size, experts, top_k (at most experts), tp and ep");
+  require_sizes(
+      q.hidden_size > 0 && q.expert_inter_size > 0 && q.tp > 0 && q.expert_inter_size % q.tp == 0 &&
+          q.top_k > 0 && q.top_k <= q.experts && q.ep > 0 && q.experts % q.ep == 0,
+      "experts: hidden_size, expert_inter_size, experts, top_k (at most experts), tp and ep");
   const cost::KernelShape shape{cost::Operation::kExperts,
                                 q.hidden_size,
                                 q.expert_inter_size,
@@ -83,7 +83,7 @@ CostEstimate KernelCostModel::experts(const ExpertsQuery& q, const HardwareState
 }
 
 CostEstimate KernelCostModel::linear(const LinearQuery& q, const HardwareState* state) const {
-  require(q.inputs > 0 && q.outputs > 0, "linear: inputs and outputs");
+  require_sizes(q.inputs > 0 && q.outputs > 0, "linear: inputs and outputs");
   if (!impl_->linear)
     throw ProfileMiss(
         fmt::format("{}: its profile has no dense products and names no table of them "
@@ -103,7 +103,7 @@ CostEstimate KernelCostModel::linear(const LinearQuery& q, const HardwareState* 
 }
 
 CostEstimate KernelCostModel::attention(const AttentionQuery& q, const HardwareState* state) const {
-  require(
+  require_sizes(
       positive(q.sequences) && positive(q.query_tokens) && positive(q.context_tokens) &&
           q.context_tokens >= q.query_tokens && q.heads > 0 && q.kv_heads > 0 &&
           q.heads % q.kv_heads == 0 && q.head_dim > 0 && positive(q.kv_bytes_per_value),
@@ -125,8 +125,8 @@ CostEstimate KernelCostModel::attention(const AttentionQuery& q, const HardwareS
 
 CostEstimate KernelCostModel::elementwise(const ElementwiseQuery& q,
                                           const HardwareState* state) const {
-  require(positive(q.tokens) && q.width > 0 && q.reads >= 0 && q.writes >= 0,
-          "elementwise: tokens, width, reads and writes");
+  require_sizes(positive(q.tokens) && q.width > 0 && q.reads >= 0 && q.writes >= 0,
+                "elementwise: tokens, width, reads and writes");
   const double bytes = q.tokens * static_cast<double>(q.width) * cost::kActivationBytes *
                        static_cast<double>(q.reads + q.writes);
   CostEstimate e = from_roofline(
@@ -138,8 +138,9 @@ CostEstimate KernelCostModel::elementwise(const ElementwiseQuery& q,
 CostEstimate KernelCostModel::dense_step(double tokens, const HardwareState* state,
                                          double context_tokens) const {
   const CostShape& s = impl_->shape;
-  require(positive(tokens) && s.layers > 0 && std::isfinite(context_tokens) && context_tokens >= 0,
-          "dense_step: tokens, and the shape's sizes");
+  require_sizes(
+      positive(tokens) && s.layers > 0 && std::isfinite(context_tokens) && context_tokens >= 0,
+      "dense_step: tokens, and the shape's sizes");
   const auto product = [&](int64_t inputs, int64_t outputs) {
     if (impl_->linear) return linear({std::max(tokens, 1.0), inputs, outputs}, state);
     const double bytes = cost::kActivationBytes * static_cast<double>(inputs * outputs);

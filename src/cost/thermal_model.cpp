@@ -10,24 +10,24 @@
 namespace thermoe {
 namespace {
 
-void require(bool holds, const char* what) {
+void require_thermal(bool holds, const char* what) {
   if (!holds) throw InvalidArgument(fmt::format("ThermalParameters: {}", what));
 }
 
 void check(const ThermalParameters& p) {
-  require(!p.poles.empty() && p.poles.size() <= ThermalModel::kMaxPoles,
-          "between 1 and 4 poles are needed");
+  require_thermal(!p.poles.empty() && p.poles.size() <= ThermalModel::kMaxPoles,
+                  "between 1 and 4 poles are needed");
   double last_s = 0;
   for (const ThermalPole& pole : p.poles) {
-    require(pole.resistance_c_per_w > 0 && std::isfinite(pole.resistance_c_per_w) &&
-                pole.time_constant_s > 0 && std::isfinite(pole.time_constant_s),
-            "thermal resistances and time constants must be positive");
-    require(pole.time_constant_s > last_s, "time constants must rise from pole to pole");
+    require_thermal(pole.resistance_c_per_w > 0 && std::isfinite(pole.resistance_c_per_w) &&
+                        pole.time_constant_s > 0 && std::isfinite(pole.time_constant_s),
+                    "thermal resistances and time constants must be positive");
+    require_thermal(pole.time_constant_s > last_s, "time constants must rise from pole to pole");
     last_s = pole.time_constant_s;
   }
-  require(p.memory_bypass_frac >= 0 && p.memory_bypass_frac <= 1,
-          "memory_bypass_frac is not in [0, 1]");
-  require(std::isfinite(p.inlet_c), "inlet_c is not finite");
+  require_thermal(p.memory_bypass_frac >= 0 && p.memory_bypass_frac <= 1,
+                  "memory_bypass_frac is not in [0, 1]");
+  require_thermal(std::isfinite(p.inlet_c), "inlet_c is not finite");
 }
 
 }  // namespace

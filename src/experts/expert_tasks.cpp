@@ -30,7 +30,7 @@ Planes planes_of(Precision precision) {
   return precision == Precision::kInt4 ? Planes::kHi : Planes::kBoth;
 }
 
-struct Runner {
+struct StoredRunner {
   std::span<const ExpertWeights> experts;
   const ExpertBuffers& buffers;
 
@@ -73,7 +73,7 @@ size_t worker_floats(const SimpleExpert& expert, std::span<const ExpertTile> til
 
 bool is_stored(const ExpertTile& tile) { return tile.target.precision == Precision::kStored; }
 
-void run_stored(const Runner& runner, std::span<const ExpertTile> tiles, ThreadPool& pool) {
+void run_stored(const StoredRunner& runner, std::span<const ExpertTile> tiles, ThreadPool& pool) {
   if (tiles.empty()) return;
   const ExpertBuffers& buffers = runner.buffers;
   const SimpleExpert& any = runner.stored(tiles.front());
@@ -145,7 +145,7 @@ void run_expert(const ExpertWeights& expert, Precision precision, ConstMatrix x,
 
 void run_tiles(std::span<const ExpertWeights> experts, std::span<const ExpertTile> tiles,
                const ExpertBuffers& buffers, ThreadPool& pool) {
-  const Runner runner{experts, buffers};
+  const StoredRunner runner{experts, buffers};
   const auto stored_end = std::find_if_not(tiles.begin(), tiles.end(), is_stored);
   const auto stored = static_cast<size_t>(stored_end - tiles.begin());
   run_stored(runner, tiles.first(stored), pool);

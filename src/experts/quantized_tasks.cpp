@@ -11,16 +11,16 @@ namespace {
 
 // Weights of one task: long enough that handing it out is nothing, short enough that threads end
 // together.
-constexpr int64_t kPanelBytes = 256 * 1024;
-constexpr int64_t kLeastTasks = 16;  // with fewer tiles, experts are cut as well
+constexpr int64_t kQuantizedPanelBytes = 256 * 1024;
+constexpr int64_t kLeastQuantizedTasks = 16;  // with fewer tiles, experts are cut as well
 constexpr int64_t kBlock = NestedView::kBlock;
 
 // How many row blocks of a matrix a task takes, a multiple of `whole`. No bit depends on it.
 int64_t panel_blocks(const NestedView& w, int64_t whole, size_t tiles) {
   const int64_t count = static_cast<int64_t>(tiles);
   const int64_t bytes = static_cast<int64_t>(w.bytes(Planes::kBoth));
-  const int64_t panels =
-      std::max((kLeastTasks + count - 1) / count, (bytes + kPanelBytes - 1) / kPanelBytes);
+  const int64_t panels = std::max((kLeastQuantizedTasks + count - 1) / count,
+                                  (bytes + kQuantizedPanelBytes - 1) / kQuantizedPanelBytes);
   const int64_t each = (w.row_blocks() + panels - 1) / panels;
   return (each + whole - 1) / whole * whole;
 }
@@ -35,7 +35,7 @@ cpu::MutableQuantizedRows quantized_rows(std::vector<std::byte>& buffer, int64_t
   return {buffer.data() + (kAlignment - over) % kAlignment, cols, rows};
 }
 
-struct Runner {
+struct QuantizedRunner {
   cpu::QuantizedRows input;
   const int32_t* tokens;
   cpu::MutableQuantizedRows inner;
@@ -78,7 +78,8 @@ void run_quantized_tiles(std::span<const QuantizedTile> tiles, ConstMatrix x, co
   for_rows(pool, x.rows, 16 * x.cols, [&](int64_t first, int64_t count, int) {
     cpu::quantize_rows(x.rows_from(first, count), 0, {input.row(first), x.cols, count});
   });
-  const Runner runner{{input.data, x.cols, x.rows}, tokens, inner, outputs, workspace.activated};
+  const QuantizedRunner runner{
+      {input.data, x.cols, x.rows}, tokens, inner, outputs, workspace.activated};
   // A group of inner values is the units of two row blocks.
   const int64_t up_blocks = any.gate_up().row_blocks(), down_blocks = any.down().row_blocks();
   const int64_t up_panel = panel_blocks(any.gate_up(), kBlock / cpu::kUnitsPerBlock, tiles.size());

@@ -88,7 +88,7 @@ struct AdaptiveRouter::Impl {
   Program program;
   AdditiveSolver solver;
   ChoiceMaker choice_maker;
-  Choice choice;
+  InstanceChoice choice;
   CostTally tally;
   PlanWriter writer;
   std::vector<float> masses;

@@ -40,7 +40,7 @@ void ChoiceState::set_orders(const Program& program, const Costs& costs) {
   order_by_keys(keys_, instance_order_);
 }
 
-void ChoiceState::load(const Program& program, const Costs& costs, const Choice& choice) {
+void ChoiceState::load(const Program& program, const Costs& costs, const InstanceChoice& choice) {
   program_ = &program;
   costs_ = &costs;
   choice_ = choice;

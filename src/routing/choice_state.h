@@ -17,8 +17,8 @@ class ChoiceState {
  public:
   static constexpr int32_t kEmpty = -1, kNone = -2;
 
-  void load(const Program& program, const Costs& costs, const Choice& choice);
-  const Choice& choice() const { return choice_; }
+  void load(const Program& program, const Costs& costs, const InstanceChoice& choice);
+  const InstanceChoice& choice() const { return choice_; }
   const CostTally& tally() const { return tally_; }
   double utility() const { return utility_; }
   Merit merit(const Aim& aim) const { return merit_of(aim, utility_, tally_); }
@@ -62,7 +62,7 @@ class ChoiceState {
 
   const Program* program_ = nullptr;
   const Costs* costs_ = nullptr;
-  Choice choice_;
+  InstanceChoice choice_;
   CostTally tally_;
   double utility_ = 0;
   std::vector<int32_t> used_slots_;                 // [T]

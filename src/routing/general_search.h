@@ -16,7 +16,7 @@ namespace thermoe {
 struct WarmStart {
   bool filled = false;
   RoutingGoal::Kind kind = RoutingGoal::Kind::kPrices;
-  Multipliers multipliers;
+  DualMultipliers multipliers;
 
   bool fits(const Aim& aim, const Costs& costs, const Program& program) const {
     return filled && kind == aim.kind &&
@@ -35,7 +35,7 @@ class GeneralSearch {
   void solve(Program& program, const Costs& costs, const Aim& aim, ConstMatrix scores,
              const SearchEffort& effort, WarmStart* warm = nullptr);
 
-  const Choice& choice() const { return best_choice_; }
+  const InstanceChoice& choice() const { return best_choice_; }
   const Merit& merit() const { return best_; }
   // No choice that keeps all limits has a better objective (in the goal's own sense: kLeastCost: no
   // lower cost).
@@ -69,7 +69,7 @@ class GeneralSearch {
   ChoiceState state_;
   ChoiceSearch search_;
   Lagrangian lagrangian_;
-  Choice proposal_, best_choice_;
+  InstanceChoice proposal_, best_choice_;
   Merit best_;
   std::vector<double> bests_;  // [E] of one token
   bool found_ = false, dual_started_ = false;

@@ -15,7 +15,7 @@ namespace thermoe {
 //                         - rho sum_g lambda_g base_g + sum_i mu_i capacity_i,
 // because the slowest device costs at least the lambda-mean of all. The bracket is an additive
 // program's objective, so DualBound bounds it.
-struct Multipliers {
+struct DualMultipliers {
   double rho = 1;              // worth of a unit of cost
   std::vector<double> lambda;  // [devices]
   std::vector<double> mu;      // [I], on the grid
@@ -25,7 +25,7 @@ class Lagrangian {
  public:
   // lambda equal on all devices, no mu.
   void start(const Costs& costs, int instances, double rho);
-  Multipliers& multipliers() { return now_; }
+  DualMultipliers& multipliers() { return now_; }
   // Gives `program` the prices of the multipliers.
   void price(const Costs& costs, Program& program);
   // What is added to a bound of the priced program.
@@ -41,7 +41,7 @@ class Lagrangian {
   double slope_norm_squared(const Costs& costs, const Program& program, const DualBound& dual);
   void step(const Costs& costs, double length);
 
-  Multipliers now_, best_;
+  DualMultipliers now_, best_;
   std::vector<double> charge_, opening_;         // [I]
   std::vector<double> lambda_slope_, mu_slope_;  // of the bound
   std::vector<int32_t> loads_;                   // [I]

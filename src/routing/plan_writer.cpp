@@ -13,7 +13,7 @@ bool ChoiceMaker::before(const Item& a, const Item& b) {
 }
 
 void ChoiceMaker::choose(const Program& program, const OpenSet& state, ConstMatrix scores,
-                         Choice& choice) {
+                         InstanceChoice& choice) {
   const size_t k = static_cast<size_t>(program.k);
   choice.resize(static_cast<size_t>(program.tokens) * k);
   for (int t = 0; t < program.tokens; ++t) {
@@ -50,8 +50,9 @@ void ChoiceMaker::choose_token(const Program& program, const OpenSet& state, con
   }
 }
 
-void PlanWriter::write(const RoutingRequest& request, const Program& program, const Choice& choice,
-                       std::span<const float> masses, RoutingPlan& plan) {
+void PlanWriter::write(const RoutingRequest& request, const Program& program,
+                       const InstanceChoice& choice, std::span<const float> masses,
+                       RoutingPlan& plan) {
   const size_t k = static_cast<size_t>(plan.k);
   plan.instances.resize(plan.ids.size());
   used_experts_.assign(static_cast<size_t>(program.experts), 0);

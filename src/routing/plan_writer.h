@@ -11,13 +11,14 @@
 namespace thermoe {
 
 // What each token uses: [T, k] instances in any order, -1 for an empty slot.
-using Choice = std::vector<int32_t>;
+using InstanceChoice = std::vector<int32_t>;
 
 // For a set of open instances each token's best k of it, ties by higher score, then by lower id:
 // the state itself breaks ties as its history has it.
 class ChoiceMaker {
  public:
-  void choose(const Program& program, const OpenSet& state, ConstMatrix scores, Choice& choice);
+  void choose(const Program& program, const OpenSet& state, ConstMatrix scores,
+              InstanceChoice& choice);
 
  private:
   void choose_token(const Program& program, const OpenSet& state, const float* scores, int t,
@@ -35,7 +36,7 @@ class ChoiceMaker {
 // plan.instances, fills `changed` and the report's counts and gate mass.
 class PlanWriter {
  public:
-  void write(const RoutingRequest& request, const Program& program, const Choice& choice,
+  void write(const RoutingRequest& request, const Program& program, const InstanceChoice& choice,
              std::span<const float> masses, RoutingPlan& plan);
 
  private:

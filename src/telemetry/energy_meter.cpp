@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
+#include "telemetry/reading_history.h"
+
 namespace thermoe {
 namespace {
 
 constexpr double kMjPerJ = 1e3;
-// Below this a counter may stand still in truth: no board with memory draws less.
-constexpr double kLeastPowerW = 1.0;
 
 }  // namespace
 
@@ -71,7 +71,7 @@ void EnergyMeter::add_counter(const HardwareState& state) {
   } else if (counter_mj > *counter_mj_) {
     count(state, counter_mj - *counter_mj_, late_s);
   } else if (!pending_.stalled && state.time_s - late_s - pending_.since_s >= kStallS &&
-             state.power_w().value_or(0.0) > kLeastPowerW) {
+             state.power_w().value_or(0.0) > ReadingHistory::kLeastPowerW) {
     pending_.stalled = true;
     ++stalls_;
   }

@@ -6,13 +6,6 @@
 #include "telemetry/readings.h"
 
 namespace thermoe {
-namespace {
-
-// Below this a counter may stand still in truth: no board with memory draws less.
-constexpr double kLeastPowerW = 1.0;
-
-}  // namespace
-
 uint16_t status_ms(double duration_s) {
   const double ms = std::round(1e3 * duration_s);
   if (!(ms > 0.0)) return 0;

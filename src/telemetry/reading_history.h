@@ -15,6 +15,8 @@ class ReadingHistory {
  public:
   // A board refreshes its counter about ten times a second (H100, driver 580).
   static constexpr double kEnergyDueS = 1.0;
+  // Below this it may stand still in truth: no board with memory draws less.
+  static constexpr double kLeastPowerW = 1.0;
 
   // `state` is the source's next sample. Where its time is not later than the last one's, nothing
   // is taken to have passed.

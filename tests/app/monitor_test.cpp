@@ -140,7 +140,7 @@ TEST(Monitor, PrometheusScrapesWhatIsThereAndNothingElse) {
   if (!PrometheusExport::available()) {
     expect_refusal("monitor --telemetry replay:" + trace() + " --prometheus :0",
                    "prometheus-cpp-dev");
-    GTEST_SKIP() << "built without prometheus-cpp: only its refusal was tested";
+    GTEST_SKIP() << "built without prometheus-cpp or cpp-httplib: only its refusal was tested";
   }
   GpuSystemMonitor monitor(open_replay_source(trace()));
   const HardwareState state = monitor.poll();
@@ -166,7 +166,7 @@ TEST(Monitor, PrometheusScrapesWhatIsThereAndNothingElse) {
 }
 
 TEST(Monitor, PrometheusGetsDcgmsUnits) {
-  if (!PrometheusExport::available()) GTEST_SKIP() << "built without prometheus-cpp";
+  if (!PrometheusExport::available()) GTEST_SKIP() << "built without prometheus-cpp or cpp-httplib";
   const std::string path = ::testing::TempDir() + "thermoe_monitor_units.csv";
   std::ofstream(path) << "time_s,throttled_power_cap_s,throttled_thermal_s,tensor_active_frac,"
                          "dram_active_frac\n0,1.5,0.25,0.625,0.5\n";

@@ -18,7 +18,7 @@ FloatArray parse(const std::string& file) {
 }
 
 // What parsing `file` is refused with.
-std::string refusal(const std::string& file) {
+std::string npy_refusal(const std::string& file) {
   try {
     parse(file);
   } catch (const IoError& error) {
@@ -29,7 +29,7 @@ std::string refusal(const std::string& file) {
 }
 
 #define EXPECT_NAMES(file, text) \
-  EXPECT_NE(refusal(file).find(text), std::string::npos) << refusal(file)
+  EXPECT_NE(npy_refusal(file).find(text), std::string::npos) << npy_refusal(file)
 
 const std::string kSixFloats = bytes_of<float>({0, 1, 2, 3, 4, 5.5f});
 
@@ -99,8 +99,8 @@ TEST(Npy, RefusesBrokenDictionaries) {
 TEST(Npy, EveryTruncationIsRefused) {
   const std::string file = npy("<f4", "(2, 3)", kSixFloats);
   for (size_t bytes = 0; bytes < file.size(); ++bytes)
-    EXPECT_NE(refusal(file.substr(0, bytes)), "accepted") << bytes;
-  EXPECT_EQ(refusal(file), "accepted");
+    EXPECT_NE(npy_refusal(file.substr(0, bytes)), "accepted") << bytes;
+  EXPECT_EQ(npy_refusal(file), "accepted");
 }
 
 TEST(Npy, WritesWhatItReads) {

@@ -10,9 +10,9 @@
 #include "npy.h"
 #include "npy_files.h"
 #include "program.h"
+#include "refusals.h"
 #include "route_input.h"
 #include "route_report.h"
-#include "thermoe/error.h"
 
 namespace thermoe::app {
 namespace {
@@ -31,19 +31,6 @@ struct Stack {  // [3, 16, 8] logits in a file
   std::vector<float> logits = some_logits(3 * 16 * 8, 7);
   ScratchFile file{"stack.npy", npy("<f4", "(3, 16, 8)", bytes_of(logits))};
 };
-
-template <typename Action>
-std::string refusal(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
-#define EXPECT_SAYS(action, text) \
-  EXPECT_NE(refusal([&] { action; }).find(text), std::string::npos) << refusal([&] { action; })
 
 TEST(RouteInput, LogitsBecomeTheModelsProbabilities) {
   const Stack stack;
@@ -69,14 +56,14 @@ TEST(RouteInput, BadScoresAreNamed) {
   std::vector<float> logits = some_logits(3 * 16 * 8, 7);
   logits[2 * 128 + 5 * 8 + 3] = std::nanf("");
   const ScratchFile nan("nan.npy", npy("<f4", "(3, 16, 8)", bytes_of(logits)));
-  EXPECT_SAYS(read_scores(nan.path(), true), "batch 2, token 5, expert 3 is nan");
+  EXPECT_REFUSED(read_scores(nan.path(), true), "batch 2, token 5, expert 3 is nan");
   const ScratchFile negative("negative.npy", npy("<f4", "(1, 2)", bytes_of<float>({0.5f, -1})));
-  EXPECT_SAYS(read_scores(negative.path(), false), "batch 0, token 0, expert 1 is -1");
+  EXPECT_REFUSED(read_scores(negative.path(), false), "batch 0, token 0, expert 1 is -1");
   EXPECT_EQ(refusal([&] { read_scores(negative.path(), true); }), "accepted");
   const ScratchFile empty("empty.npy", npy("<f4", "(0, 8)", ""));
-  EXPECT_SAYS(read_scores(empty.path(), true), "nothing to route: it is [0, 8]");
+  EXPECT_REFUSED(read_scores(empty.path(), true), "nothing to route: it is [0, 8]");
   const ScratchFile flat("flat.npy", npy("<f4", "(2,)", bytes_of<float>({1, 2})));
-  EXPECT_SAYS(read_scores(flat.path(), true), "has 1 dimensions");
+  EXPECT_REFUSED(read_scores(flat.path(), true), "has 1 dimensions");
 }
 
 TEST(RouteInput, VariantsSayErrorsAndSizes) {
@@ -88,12 +75,12 @@ TEST(RouteInput, VariantsSayErrorsAndSizes) {
   EXPECT_EQ(variants[1].read_frac, 0.5f);
   EXPECT_EQ(variants[2].read_frac, 0.28f);
   EXPECT_EQ(parse_variants("f32,fp8_e4m3:0.02")[1].read_frac, 0.25f);
-  EXPECT_SAYS(parse_variants("bf16,small:0.1"), "small:ERROR_FRAC:0.5");
-  EXPECT_SAYS(parse_variants("bf16,int8:1"), "'int8:1' has an error");
-  EXPECT_SAYS(parse_variants("bf16,int8:nan"), "'int8:nan' has an error");
-  EXPECT_SAYS(parse_variants("bf16,int8:0.1:-1"), "opening share");
-  EXPECT_SAYS(parse_variants("bf16,bf16"), "given twice");
-  EXPECT_SAYS(parse_variants("bf16,"), "NAME[:ERROR_FRAC");
+  EXPECT_REFUSED(parse_variants("bf16,small:0.1"), "small:ERROR_FRAC:0.5");
+  EXPECT_REFUSED(parse_variants("bf16,int8:1"), "'int8:1' has an error");
+  EXPECT_REFUSED(parse_variants("bf16,int8:nan"), "'int8:nan' has an error");
+  EXPECT_REFUSED(parse_variants("bf16,int8:0.1:-1"), "opening share");
+  EXPECT_REFUSED(parse_variants("bf16,bf16"), "given twice");
+  EXPECT_REFUSED(parse_variants("bf16,"), "NAME[:ERROR_FRAC");
 }
 
 TEST(RouteInput, PlacementsAndPricesMeetTheInstances) {
@@ -117,12 +104,12 @@ TEST(RouteInput, PlacementsAndPricesMeetTheInstances) {
   EXPECT_EQ(prices(own.path()), (std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8}));
   EXPECT_EQ(prices(""), std::vector<float>());
   const ScratchFile four("four.json", "[1, 2, 3, 4]");
-  EXPECT_SAYS(prices(four.path()), "has 4 values: give one for each of 3 experts, or of 8");
-  EXPECT_SAYS(prices("-1"), "--open-price is -1");
-  EXPECT_SAYS(prices("nan"), "--open-price is nan");
-  EXPECT_SAYS(prices("/nonexistent"), "/nonexistent");
+  EXPECT_REFUSED(prices(four.path()), "has 4 values: give one for each of 3 experts, or of 8");
+  EXPECT_REFUSED(prices("-1"), "--open-price is -1");
+  EXPECT_REFUSED(prices("nan"), "--open-price is nan");
+  EXPECT_REFUSED(prices("/nonexistent"), "/nonexistent");
   EXPECT_FALSE(make_layout(3, {}, std::nullopt, std::nullopt));
-  EXPECT_SAYS(make_layout(3, {}, placement, 7), "leave --capacity out");
+  EXPECT_REFUSED(make_layout(3, {}, placement, 7), "leave --capacity out");
 }
 
 TEST(RouteInput, BadPlacementsAreNamed) {

@@ -10,14 +10,14 @@
 namespace thermoe::app {
 namespace {
 
-const std::vector<std::string> kPrompts = {"The river rises in", "In 1911 the town",
-                                           "import numpy as", "She said that the"};
+const std::vector<std::string> kSimulatedPrompts = {"The river rises in", "In 1911 the town",
+                                                    "import numpy as", "She said that the"};
 
 class SimulationTest : public ::testing::Test {
  protected:
   SimulationTest()
       : engine_(nano_engine()),
-        decoder_(engine_.model, engine_.tokenizer, kPrompts, {}, {.round_tokens = 48}),
+        decoder_(engine_.model, engine_.tokenizer, kSimulatedPrompts, {}, {.round_tokens = 48}),
         twin_(read_twin_parameters(std::string(THERMOE_SOURCE_DIR) +
                                    "/data/profiles/h100-sxm-power.json")) {
     const Nominal nominal = nominal_latency(engine_, decoder_);

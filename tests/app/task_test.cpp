@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "nano.h"
+#include "refusals.h"
 #include "task_report.h"
-#include "thermoe/error.h"
 #include "thermoe/routing_policies.h"
 
 namespace thermoe::app {
@@ -26,16 +26,12 @@ const char* kPassages = R"({"text": "It was the end of the day. At the end of th
 {"text": "The sun was high.\n\nHe asked for a hippopotamus"}
 )";
 
-std::string refusal(const std::string& specification) {
-  try {
-    read_task(Task::parse(specification));
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+std::string task_refusal(const std::string& specification) {
+  return refusal([&] { read_task(Task::parse(specification)); });
 }
 
-TaskResult run(TaskKind kind, const std::vector<TaskItem>& items, const char* policy, int batch) {
+TaskResult run_items(TaskKind kind, const std::vector<TaskItem>& items, const char* policy,
+                     int batch) {
   return run_task(nano_engine(), items, kind, *make_routing_policy(policy), batch);
 }
 
@@ -56,8 +52,8 @@ TEST(TaskFile, ReadsPlainAndGzipped) {
   EXPECT_EQ(read_task(Task::parse("blimp:" + packed.path())).size(), 3u);
   // Cut off in the middle.
   std::filesystem::resize_file(packed.path(), std::filesystem::file_size(packed.path()) / 2);
-  EXPECT_NE(refusal("blimp:" + packed.path()).find("damaged"), std::string::npos)
-      << refusal("blimp:" + packed.path());
+  EXPECT_NE(task_refusal("blimp:" + packed.path()).find("damaged"), std::string::npos)
+      << task_refusal("blimp:" + packed.path());
 }
 
 TEST(TaskFile, TheLastWordBeginsAtItsSpace) {
@@ -69,7 +65,7 @@ TEST(TaskFile, TheLastWordBeginsAtItsSpace) {
 TEST(TaskFile, FaultsAreNamedWithTheirLine) {
   const auto named = [](const char* task, const char* lines) {
     const ScratchFile file("bad.jsonl", lines);
-    return refusal(std::string(task) + ":" + file.path());
+    return task_refusal(std::string(task) + ":" + file.path());
   };
   const std::string broken =
       named("blimp", "{\"paradigm\":\"p\",\"good\":\"a\",\"bad\":\"b\"}\n{\"paradigm\":\n");
@@ -82,8 +78,8 @@ TEST(TaskFile, FaultsAreNamedWithTheirLine) {
             std::string::npos);
   EXPECT_NE(named("lambada", "{\"text\":\"ends in space \"}\n").find("line 1"), std::string::npos);
   EXPECT_NE(named("lambada", "").find("no items"), std::string::npos);
-  EXPECT_NE(refusal("blimp:/nonexistent").find("/nonexistent"), std::string::npos);
-  EXPECT_NE(refusal("hellaswag:x").find("hellaswag"), std::string::npos);
+  EXPECT_NE(task_refusal("blimp:/nonexistent").find("/nonexistent"), std::string::npos);
+  EXPECT_NE(task_refusal("hellaswag:x").find("hellaswag"), std::string::npos);
   EXPECT_THROW(Task::parse("blimp:"), InvalidArgument);
   EXPECT_THROW(Task::parse("blimp"), InvalidArgument);
 }
@@ -126,7 +122,7 @@ TEST(Tasks, BlimpAgreesWithOneSentenceAtATime) {
     loss += good / 3;
   }
   for (const int batch : {1, 4, 16}) {
-    const TaskResult result = run(TaskKind::kBlimp, items, "topk", batch);
+    const TaskResult result = run_items(TaskKind::kBlimp, items, "topk", batch);
     EXPECT_EQ(result.all.correct, correct) << batch;
     EXPECT_EQ(result.all.items, 3);
     EXPECT_NEAR(result.target_loss_nats, loss, 1e-3) << batch;
@@ -135,7 +131,7 @@ TEST(Tasks, BlimpAgreesWithOneSentenceAtATime) {
     EXPECT_EQ(result.groups[0].items, 2);
     EXPECT_EQ(result.groups[0].correct + result.groups[1].correct, correct);
   }
-  EXPECT_EQ(run(TaskKind::kBlimp, items, "topk", 16).groups[1].correct, 1);  // word salad
+  EXPECT_EQ(run_items(TaskKind::kBlimp, items, "topk", 16).groups[1].correct, 1);  // word salad
 }
 
 TEST(Tasks, LambadaCountsTheLastWordOnly) {
@@ -150,7 +146,7 @@ TEST(Tasks, LambadaCountsTheLastWordOnly) {
     loss += plain_loss(text, before + 1, likeliest) / 3;
     correct += likeliest ? 1 : 0;
   }
-  const TaskResult result = run(TaskKind::kLambada, items, "topk", 4);
+  const TaskResult result = run_items(TaskKind::kLambada, items, "topk", 4);
   EXPECT_NEAR(result.target_loss_nats, loss, 1e-3);
   EXPECT_EQ(result.all.correct, correct);
   EXPECT_GE(result.all.correct, 1);  // the count is easy
@@ -166,7 +162,7 @@ TEST(Tasks, SequencesLeaveTheBatchAsTheyEnd) {
     lengths.push_back(nano_engine().tokenizer.encode(item.texts[0]).size());
     total += lengths.back();
   }
-  const TaskResult result = run(TaskKind::kLambada, items, "topk", 8);
+  const TaskResult result = run_items(TaskKind::kLambada, items, "topk", 8);
   EXPECT_EQ(result.tokens, static_cast<int64_t>(total));
   // Each of the positions of the longest is one group.
   EXPECT_NEAR(result.mean_batch,
@@ -177,13 +173,13 @@ TEST(Tasks, SequencesLeaveTheBatchAsTheyEnd) {
 
 TEST(Tasks, PoliciesRouteTheBatchTogether) {
   const auto items = items_of("blimp", kPairs);
-  const TaskResult plain = run(TaskKind::kBlimp, items, "topk", 6);
-  const TaskResult priced = run(TaskKind::kBlimp, items, "adaptive:open=0.2", 6);
+  const TaskResult plain = run_items(TaskKind::kBlimp, items, "topk", 6);
+  const TaskResult priced = run_items(TaskKind::kBlimp, items, "adaptive:open=0.2", 6);
   EXPECT_EQ(plain.changed_tokens_frac, 0.0);
   EXPECT_GT(priced.changed_tokens_frac, 0.0);
   EXPECT_LT(priced.distinct_experts_mean, plain.distinct_experts_mean);
   EXPECT_NE(priced.target_loss_nats, plain.target_loss_nats);
-  const TaskResult free = run(TaskKind::kBlimp, items, "adaptive:open=0", 6);
+  const TaskResult free = run_items(TaskKind::kBlimp, items, "adaptive:open=0", 6);
   EXPECT_EQ(free.target_loss_nats, plain.target_loss_nats);
   const auto json = to_json(plain);
   EXPECT_EQ(json["items"], 3);

@@ -5,14 +5,10 @@
 
 #include "nano.h"
 #include "thermoe/error.h"
+#include "twin_files.h"
 
 namespace thermoe::app {
 namespace {
-
-std::string source(const std::string& relative) {
-  return std::string(THERMOE_SOURCE_DIR) + "/" + relative;
-}
-TwinParameters h100() { return read_twin_parameters(source("data/profiles/h100-sxm-power.json")); }
 
 TEST(TraceWorks, ReadsSizesFromTheNames) {
   const TraceWorks works(source("data/telemetry/works.json"));

@@ -11,16 +11,13 @@
 
 #include "program.h"
 #include "thermoe/error.h"
+#include "twin_files.h"
 
 namespace thermoe::app {
 namespace {
 
-std::string source(const std::string& relative) {
-  return std::string(THERMOE_SOURCE_DIR) + "/" + relative;
-}
 const std::string kTrace = "data/telemetry/h100-sxm-700w.csv";
 const std::string kSecond = "data/telemetry/h100-sxm-700w-second.csv";
-TwinParameters h100() { return read_twin_parameters(source("data/profiles/h100-sxm-power.json")); }
 
 Validation validated(const std::string& path, const TwinParameters& device = h100()) {
   const TraceWorks works(source("data/telemetry/works.json"));

@@ -4,24 +4,11 @@
 #include <gtest/gtest.h>
 
 #include "nano.h"
-#include "thermoe/error.h"
+#include "refusals.h"
 #include "thermoe/routing_policies.h"
 
 namespace thermoe::app {
 namespace {
-
-template <typename Body>
-std::string refusal(Body&& body) {
-  try {
-    body();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "";
-}
-
-#define EXPECT_REFUSED(call, named) \
-  EXPECT_NE(refusal([&] { call; }).find(named), std::string::npos) << refusal([&] { call; })
 
 // A dense layer, one that is quantised throughout, one with an expert left in bf16.
 std::vector<LayerVariants> quantized_layers() {

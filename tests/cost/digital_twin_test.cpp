@@ -11,7 +11,7 @@
 namespace thermoe {
 namespace {
 
-TwinParameters h100() { return read_twin_parameters(test::h100_power()); }
+TwinParameters fresh_h100() { return read_twin_parameters(test::h100_power()); }
 
 // A decode step of 16 tokens on the default shape: 48 layers with 96 experts each, and the rest.
 CostEstimate decode_step(double distinct = 96) {
@@ -40,7 +40,7 @@ double settle_w(DigitalTwin& twin, const CostEstimate& work, double period_s, do
 }
 
 TEST(DigitalTwin, StartsIdleInEquilibrium) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   const double start_c = twin.temperature_c();
   const HardwareState before = twin.state();
   EXPECT_TRUE(before.present);
@@ -53,13 +53,13 @@ TEST(DigitalTwin, StartsIdleInEquilibrium) {
 }
 
 TEST(DigitalTwin, AnyStartEndsAtTheOneFixedPoint) {
-  DigitalTwin cold(h100()), hot(h100());
+  DigitalTwin cold(fresh_h100()), hot(fresh_h100());
   settle_w(hot, decode_step(), 0.02, 40);
   EXPECT_GT(hot.temperature_c(), cold.temperature_c() + 15);
   const double load = settle_w(cold, decode_step(40), 0.02, 400);
   EXPECT_NEAR(settle_w(hot, decode_step(40), 0.02, 400), load, 0.01);
   EXPECT_NEAR(cold.temperature_c(), hot.temperature_c(), 0.01);
-  const TwinParameters p = h100();
+  const TwinParameters p = fresh_h100();
   const double r = p.thermal.resistance_c_per_w();
   // What the memory draws past the die's own pole cools it by up to two degrees; the fast pole
   // ripples by some tenths within a period.
@@ -68,7 +68,7 @@ TEST(DigitalTwin, AnyStartEndsAtTheOneFixedPoint) {
 }
 
 TEST(DigitalTwin, EnergyIsTheSumOfTheStepsAndTheIntegralOfThePower) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   TwinEnvironment environment;
   environment.power_cap_w = 450;
   twin.set_environment(environment);
@@ -95,12 +95,12 @@ TEST(DigitalTwin, EnergyIsTheSumOfTheStepsAndTheIntegralOfThePower) {
 }
 
 TEST(DigitalTwin, PowerIsTheFormulaAtFullClock) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   const CostEstimate work = decode_step();
   const double before_c = twin.temperature_c();
   const TwinStep step = twin.advance(work, 0);
   const double expected_w =
-      cost::power_w(h100(), 1980, before_c, cost::activity_of(work, work.latency_us));
+      cost::power_w(fresh_h100(), 1980, before_c, cost::activity_of(work, work.latency_us));
   // Leakage grows by a watt as the die warms within the step.
   EXPECT_NEAR(step.energy_j / step.busy_s, expected_w, 2.0);
   EXPECT_NEAR(step.busy_s, work.latency_us * 1e-6, 1e-12);
@@ -108,7 +108,7 @@ TEST(DigitalTwin, PowerIsTheFormulaAtFullClock) {
 }
 
 TEST(DigitalTwin, ResultsDoNotDependOnHowTimeIsCut) {
-  DigitalTwin coarse(h100()), fine(h100());
+  DigitalTwin coarse(fresh_h100()), fine(fresh_h100());
   TwinEnvironment environment;
   environment.power_cap_w = 500;
   coarse.set_environment(environment);
@@ -126,7 +126,7 @@ TEST(DigitalTwin, ResultsDoNotDependOnHowTimeIsCut) {
 }
 
 TEST(DigitalTwin, IsDeterministic) {
-  DigitalTwin a(h100()), b(h100());
+  DigitalTwin a(fresh_h100()), b(fresh_h100());
   const CostEstimate step = decode_step(), again = decode_step();
   for (int i = 0; i < 500; ++i) {
     EXPECT_EQ(a.advance(step, 0.02).energy_j, b.advance(again, 0.02).energy_j);
@@ -138,7 +138,7 @@ TEST(DigitalTwin, PowerMeetsTheCapAndIsMonotoneInIt) {
   const CostEstimate work = decode_step();
   double last_w = 0, last_step_s = 1;
   for (double cap : {300.0, 350.0, 400.0, 450.0, 500.0, 550.0, 600.0, 650.0, 700.0}) {
-    DigitalTwin twin(h100());
+    DigitalTwin twin(fresh_h100());
     TwinEnvironment environment;
     environment.power_cap_w = cap;
     twin.set_environment(environment);
@@ -155,7 +155,7 @@ TEST(DigitalTwin, PowerMeetsTheCapAndIsMonotoneInIt) {
 }
 
 TEST(DigitalTwin, SaysSoWhereNoClockMeetsTheCap) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   TwinEnvironment environment;
   environment.power_cap_w = 110;  // below idle
   twin.set_environment(environment);
@@ -166,7 +166,7 @@ TEST(DigitalTwin, SaysSoWhereNoClockMeetsTheCap) {
 }
 
 TEST(DigitalTwin, HotInletThrottlesAtTheSlowdownTemperatureAndRecovers) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   const CostEstimate work = decode_step();
   settle_w(twin, work, 0.02, 40);
   EXPECT_EQ(*twin.state().throttle_reasons, 0u);
@@ -193,7 +193,7 @@ TEST(DigitalTwin, HotInletThrottlesAtTheSlowdownTemperatureAndRecovers) {
 }
 
 TEST(DigitalTwin, FarAboveTheThresholdTheHardwareSlowsDown) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   TwinEnvironment environment;
   environment.inlet_c = 80;
   twin.set_environment(environment);
@@ -203,7 +203,7 @@ TEST(DigitalTwin, FarAboveTheThresholdTheHardwareSlowsDown) {
 }
 
 TEST(DigitalTwin, SourceReadsTheTwin) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   const auto source = twin.source();
   EXPECT_EQ(source->name(), "twin");
   EXPECT_EQ(source->device().name, "NVIDIA H100 80GB HBM3");
@@ -214,10 +214,10 @@ TEST(DigitalTwin, SourceReadsTheTwin) {
 }
 
 TEST(DigitalTwin, RefusesNonsense) {
-  TwinParameters p = h100();
+  TwinParameters p = fresh_h100();
   p.leakage_w_per_c = 30;  // runs away
   EXPECT_THROW(DigitalTwin{p}, InvalidArgument);
-  DigitalTwin twin(h100());
+  DigitalTwin twin(fresh_h100());
   EXPECT_THROW(twin.idle(-1), InvalidArgument);
   CostEstimate work;
   work.latency_us = NAN;

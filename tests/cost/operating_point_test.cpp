@@ -11,7 +11,7 @@
 namespace thermoe {
 namespace {
 
-TwinParameters device(const char* name = "h100-sxm-power.json") {
+TwinParameters twin_of(const char* name = "h100-sxm-power.json") {
   return read_twin_parameters(test::source_path("data/profiles") / name);
 }
 
@@ -19,7 +19,7 @@ CostEstimate gemm() {
   CostEstimate work;
   work.latency_us = 1000;
   work.clock_bound_frac = 1;
-  work.flops = device().tensor_flops_per_s * 1e-3;
+  work.flops = twin_of().tensor_flops_per_s * 1e-3;
   work.bytes = 1e8;
   return work;
 }
@@ -44,7 +44,7 @@ cost::Activity at(const TwinParameters& p, const CostEstimate& work, double mhz)
 }
 
 TEST(OperatingPoint, ComputeBoundTimeGoesWithTheClockMemoryBoundDoesNot) {
-  const TwinParameters p = device();
+  const TwinParameters p = twin_of();
   const double half = p.clock_max_mhz / 2;
   EXPECT_DOUBLE_EQ(cost::stretch(p, 1, half), 2);
   EXPECT_DOUBLE_EQ(cost::stretch(p, 0, p.clock_knee_mhz), 1);
@@ -55,7 +55,7 @@ TEST(OperatingPoint, ComputeBoundTimeGoesWithTheClockMemoryBoundDoesNot) {
 TEST(OperatingPoint, PowerRisesWithTheClockAndIsConvexAboveTheKnee) {
   for (const char* name : {"h100-sxm-power.json", "h200-sxm-power.json", "a100-sxm-power.json",
                            "b200-sxm-power.json"}) {
-    const TwinParameters p = device(name);
+    const TwinParameters p = twin_of(name);
     for (const CostEstimate& work : {gemm(), reading(), mixed()}) {
       const auto power_w = [&](double mhz) { return cost::power_w(p, mhz, 60, at(p, work, mhz)); };
       const double step = (p.clock_max_mhz - p.clock_knee_mhz) / 200;
@@ -72,7 +72,7 @@ TEST(OperatingPoint, PowerRisesWithTheClockAndIsConvexAboveTheKnee) {
 }
 
 TEST(OperatingPoint, TheSolvedClockMeetsTheCapAndIsTheTwinsOwn) {
-  const TwinParameters p = device();
+  const TwinParameters p = twin_of();
   for (const CostEstimate& work : {gemm(), reading(), mixed()}) {
     double last_w = 0, last_mhz = 0;
     for (double cap : {300.0, 400.0, 500.0, 600.0, 700.0}) {
@@ -98,17 +98,17 @@ TEST(OperatingPoint, TheSolvedClockMeetsTheCapAndIsTheTwinsOwn) {
 }
 
 TEST(OperatingPoint, SaysWhereNoClockMeetsTheCap) {
-  EXPECT_TRUE(operating_point(device(), gemm(), 100, 60).above_cap);
-  EXPECT_FALSE(operating_point(device(), gemm(), 400, 60).above_cap);
-  EXPECT_THROW(operating_point(device(), {}, 400, 60), InvalidArgument);
-  EXPECT_THROW(operating_point(device(), gemm(), -1, 60), InvalidArgument);
-  EXPECT_THROW(operating_point(device(), gemm(), 400, NAN), InvalidArgument);
+  EXPECT_TRUE(operating_point(twin_of(), gemm(), 100, 60).above_cap);
+  EXPECT_FALSE(operating_point(twin_of(), gemm(), 400, 60).above_cap);
+  EXPECT_THROW(operating_point(twin_of(), {}, 400, 60), InvalidArgument);
+  EXPECT_THROW(operating_point(twin_of(), gemm(), -1, 60), InvalidArgument);
+  EXPECT_THROW(operating_point(twin_of(), gemm(), 400, NAN), InvalidArgument);
 }
 
 // T - (inlet + R P(T)) rises strictly, so it has one zero, and steady_state finds it.
 TEST(OperatingPoint, HeatAndLeakageBalanceOnce) {
   for (const char* name : {"h100-sxm-power.json", "a100-sxm-power.json", "b200-sxm-power.json"}) {
-    const TwinParameters p = device(name);
+    const TwinParameters p = twin_of(name);
     CostEstimate work = reading();
     work.bytes = 0.8e9;  // no board's cap is reached
     const OperatingPoint balanced = steady_state(p, work);
@@ -125,7 +125,7 @@ TEST(OperatingPoint, HeatAndLeakageBalanceOnce) {
 }
 
 TEST(OperatingPoint, EnergyAddsUpOverKernels) {
-  TwinParameters p = device();
+  TwinParameters p = twin_of();
   p.leakage_w_per_c = 0;  // energy must not depend on what ran before
   const CostEstimate kernels[] = {gemm(), reading(), mixed()};
   CostEstimate all;
@@ -145,7 +145,7 @@ TEST(OperatingPoint, EnergyAddsUpOverKernels) {
 }
 
 TEST(OperatingPoint, ThresholdsAreMarginsOrTemperatures) {
-  const TwinParameters h100 = device(), a100 = device("a100-sxm-power.json");
+  const TwinParameters h100 = twin_of(), a100 = twin_of("a100-sxm-power.json");
   EXPECT_EQ(h100.margin_zero_c, 87.0);
   EXPECT_EQ(h100.slowdown_c, 87.0);
   EXPECT_EQ(h100.hardware_slowdown_c, 89.0);

@@ -13,7 +13,7 @@ namespace thermoe {
 namespace {
 
 ThermalParameters two_poles() { return {{{0.02, 0.5}, {0.03, 20}}, 0.6, 30}; }
-ThermalParameters h100() { return read_twin_parameters(test::h100_power()).thermal; }
+ThermalParameters h100_thermal() { return read_twin_parameters(test::h100_power()).thermal; }
 
 TEST(ThermalModel, IsTheSolutionOfTheEquations) {
   ThermalModel model(two_poles());
@@ -26,7 +26,7 @@ TEST(ThermalModel, IsTheSolutionOfTheEquations) {
 }
 
 TEST(ThermalModel, DoesNotDependOnHowTimeIsCut) {
-  ThermalModel whole(h100()), cut(h100());
+  ThermalModel whole(h100_thermal()), cut(h100_thermal());
   for (ThermalModel* model : {&whole, &cut}) {
     model->settle(120, 0);
     model->set_inlet_c(45);
@@ -73,8 +73,8 @@ TEST(ThermalModel, RefusesNonsense) {
 // times: after a minute of changing load the observer predicts half a minute on.
 class ObserverTest : public ::testing::Test {
  protected:
-  ObserverTest() : truth_(h100()) {
-    truth_.set_inlet_c(h100().inlet_c + 9);
+  ObserverTest() : truth_(h100_thermal()) {
+    truth_.set_inlet_c(h100_thermal().inlet_c + 9);
     truth_.settle(600, 50);
   }
   double power_w() const { return std::fmod(time_s_, 20) < 10 ? 650 : 140; }
@@ -95,7 +95,7 @@ class ObserverTest : public ::testing::Test {
 };
 
 TEST_F(ObserverTest, FindsTheStateFromRoundedReadings) {
-  ThermalObserver observer(h100());
+  ThermalObserver observer(h100_thermal());
   while (time_s_ < 60) step(&observer);
   EXPECT_NEAR(observer.model().temperature_c(), truth_.temperature_c(), 0.5);
   ThermalModel predicted = observer.model();
@@ -107,22 +107,22 @@ TEST_F(ObserverTest, FindsTheStateFromRoundedReadings) {
   }
   EXPECT_NEAR(predicted.temperature_c(), truth_.temperature_c(), 0.7);
   // The model alone, without readings, is off by what the inlet is.
-  ThermalModel blind(h100());
+  ThermalModel blind(h100_thermal());
   blind.settle(power_w(), memory_w());
   EXPECT_GT(truth_.temperature_c() - blind.temperature_c(), 3);
 }
 
 TEST_F(ObserverTest, GoesOnWithoutReadings) {
-  ThermalObserver observer(h100());
+  ThermalObserver observer(h100_thermal());
   while (time_s_ < 60) step(&observer);
   while (time_s_ < 90) step(&observer, /*sensor=*/false);
   EXPECT_NEAR(observer.model().temperature_c(), truth_.temperature_c(), 1.0);
 }
 
 TEST_F(ObserverTest, FollowsAnInletThatWanders) {
-  ThermalObserver observer(h100());
+  ThermalObserver observer(h100_thermal());
   while (time_s_ < 60) step(&observer);
-  truth_.set_inlet_c(h100().inlet_c + 14);
+  truth_.set_inlet_c(h100_thermal().inlet_c + 14);
   while (time_s_ < 300) step(&observer);
   EXPECT_NEAR(observer.model().temperature_c(), truth_.temperature_c(), 0.6);
 }

@@ -10,7 +10,7 @@
 namespace thermoe {
 namespace {
 
-TwinParameters h100() { return read_twin_parameters(test::h100_power()); }
+TwinParameters h100_twin() { return read_twin_parameters(test::h100_power()); }
 
 CostEstimate kernel(double clock_bound_frac) {
   CostEstimate work;
@@ -27,7 +27,7 @@ void run(DigitalTwin& twin, const CostEstimate& work, double seconds) {
 }
 
 TEST(TwinEnvironment, AFailingFanHeatsToItsSteadyState) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(h100_twin());
   run(twin, kernel(0.2), 200);
   const double cool_c = twin.temperature_c();
   const TwinEnvironment failing{.sink_resistance_factor = 1.8};
@@ -35,16 +35,16 @@ TEST(TwinEnvironment, AFailingFanHeatsToItsSteadyState) {
   run(twin, kernel(0.2), 1);
   EXPECT_LT(twin.temperature_c() - cool_c, 1);  // slowly
   run(twin, kernel(0.2), 500);
-  const OperatingPoint settled = steady_state(h100(), kernel(0.2), failing);
+  const OperatingPoint settled = steady_state(h100_twin(), kernel(0.2), failing);
   EXPECT_NEAR(twin.temperature_c(), settled.temperature_c, 0.1);
-  const double sink_c_per_w = h100().thermal.poles.back().resistance_c_per_w;
+  const double sink_c_per_w = h100_twin().thermal.poles.back().resistance_c_per_w;
   EXPECT_NEAR(settled.temperature_c - cool_c, 0.8 * sink_c_per_w * settled.power_w, 0.5);
 }
 
 TEST(TwinEnvironment, ANeighbourTakesBandwidthAndPower) {
   const TwinEnvironment shared{.neighbour_bandwidth_frac = 0.25};
   for (double bound : {0.0, 1.0}) {
-    DigitalTwin alone(h100()), beside(h100());
+    DigitalTwin alone(h100_twin()), beside(h100_twin());
     beside.set_environment(shared);
     const TwinStep mine = alone.advance(kernel(bound), 0),
                    theirs = beside.advance(kernel(bound), 0);
@@ -52,14 +52,14 @@ TEST(TwinEnvironment, ANeighbourTakesBandwidthAndPower) {
     EXPECT_GT(theirs.energy_j / theirs.busy_s,
               mine.energy_j / mine.busy_s * (bound == 0 ? 0.99 : 1.01));
   }
-  DigitalTwin quiet(h100()), loud(h100());
+  DigitalTwin quiet(h100_twin()), loud(h100_twin());
   loud.set_environment({.neighbour_power_w = 100});
   const double difference_j = loud.idle(0.01).energy_j - quiet.idle(0.01).energy_j;
   EXPECT_NEAR(difference_j, 100 * 0.01, 0.01);
 }
 
 TEST(TwinEnvironment, ANeighbourCanPushTheBoardIntoItsCap) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(h100_twin());
   twin.set_environment({.power_cap_w = 450});
   run(twin, kernel(0.4), 20);
   const double alone_mhz = *twin.state().sm_clock_mhz;
@@ -70,7 +70,7 @@ TEST(TwinEnvironment, ANeighbourCanPushTheBoardIntoItsCap) {
 }
 
 TEST(TwinEnvironment, LostSensorsReadNothingAndComeBack) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(h100_twin());
   run(twin, kernel(0.2), 5);
   const HardwareState before = twin.state();
   twin.set_environment({.sensors_lost = true});
@@ -85,7 +85,7 @@ TEST(TwinEnvironment, LostSensorsReadNothingAndComeBack) {
 }
 
 TEST(TwinEnvironment, NoiseIsSeededAndChangesReadingsOnly) {
-  DigitalTwin plain(h100()), noisy(h100()), same(h100()), other(h100());
+  DigitalTwin plain(h100_twin()), noisy(h100_twin()), same(h100_twin()), other(h100_twin());
   const TwinEnvironment noise{.temperature_noise_c = 2, .power_noise_frac = 0.03, .noise_seed = 11};
   TwinEnvironment reseeded = noise;
   reseeded.noise_seed = 12;
@@ -117,7 +117,7 @@ TEST(TwinEnvironment, NoiseIsSeededAndChangesReadingsOnly) {
 }
 
 TEST(TwinEnvironment, EnergyIsConservedThroughEverything) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(h100_twin());
   double sum_j = 0;
   const TwinEnvironment phases[] = {{.power_cap_w = 420},
                                     {.sink_resistance_factor = 3},
@@ -138,7 +138,7 @@ TEST(TwinEnvironment, EnergyIsConservedThroughEverything) {
 }
 
 TEST(TwinEnvironment, RefusesNonsense) {
-  DigitalTwin twin(h100());
+  DigitalTwin twin(h100_twin());
   for (const TwinEnvironment& bad :
        {TwinEnvironment{.sink_resistance_factor = 0},
         TwinEnvironment{.neighbour_bandwidth_frac = 1}, TwinEnvironment{.neighbour_power_w = -1},

@@ -9,9 +9,9 @@
 #include "kernels/reference.h"
 #include "thermoe/expert_calibration.h"
 
-namespace thermoe::testing {
+namespace thermoe::test {
 
-struct ExpertWeights {
+struct DenseExpert {
   StoredWeight gate, up, down;
 };
 
@@ -26,7 +26,7 @@ inline double product(const std::vector<double>& a, const std::vector<double>& b
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
-inline LayerCalibration direct_statistics(const std::vector<ExpertWeights>& experts,
+inline LayerCalibration direct_statistics(const std::vector<DenseExpert>& experts,
                                           const std::vector<SeenRow>& rows) {
   const size_t count = experts.size();
   std::vector<double> load(count), norm(count), square(count), all(count), all_square(count),
@@ -34,7 +34,7 @@ inline LayerCalibration direct_statistics(const std::vector<ExpertWeights>& expe
   double pairs = 0, sampled = 0;
   for (const SeenRow& row : rows) {
     std::vector<std::vector<double>> outputs;
-    for (const ExpertWeights& e : experts)
+    for (const DenseExpert& e : experts)
       outputs.push_back(expert(row.x.data(), e.gate, e.up, e.down));
     for (const int32_t id : row.ids) {
       const size_t e = static_cast<size_t>(id);
@@ -82,4 +82,4 @@ inline void expect_near(const LayerCalibration& got, const LayerCalibration& wan
   }
 }
 
-}  // namespace thermoe::testing
+}  // namespace thermoe::test

@@ -10,11 +10,11 @@
 namespace thermoe {
 namespace {
 
-using testing::ExpertWeights;
-using testing::random_floats;
-using testing::random_weight;
-using testing::SeenRow;
-using testing::StoredWeight;
+using test::DenseExpert;
+using test::random_floats;
+using test::random_weight;
+using test::SeenRow;
+using test::StoredWeight;
 
 class Collector : public PlanObserver {
  public:
@@ -56,7 +56,7 @@ struct Layer {
   // Two passes over the same rows; what was seen goes to `seen`.
   LayerCalibration measure(int threads, std::vector<SeenRow>& seen) const {
     std::vector<SimpleExpert> experts;
-    for (const ExpertWeights& w : weights)
+    for (const DenseExpert& w : weights)
       experts.emplace_back(w.gate.view(), w.up.view(), w.down.view());
     MoeLayer layer(router.view(), std::move(experts), {shape.k, true, 3});
     std::vector<int32_t> sampled;
@@ -83,7 +83,7 @@ struct Layer {
   Shape shape;
   StoredWeight router;
   std::vector<float> x;
-  std::vector<ExpertWeights> weights;
+  std::vector<DenseExpert> weights;
 };
 
 TEST(ExpertStatistics, AgreeWithFloat64WhateverTheThreads) {
@@ -94,7 +94,7 @@ TEST(ExpertStatistics, AgreeWithFloat64WhateverTheThreads) {
     const Layer layer(shape);
     std::vector<SeenRow> seen;
     const LayerCalibration got = layer.measure(2, seen);
-    testing::expect_near(got, testing::direct_statistics(layer.weights, seen));
+    test::expect_near(got, test::direct_statistics(layer.weights, seen));
     if (shape.rows * shape.k < shape.experts) {
       EXPECT_EQ(*std::min_element(got.load_frac.begin(), got.load_frac.end()), 0.0f);
     }

@@ -12,9 +12,9 @@
 namespace thermoe {
 namespace {
 
-using testing::random_floats;
-using testing::random_weight;
-using testing::StoredWeight;
+using test::random_floats;
+using test::random_weight;
+using test::StoredWeight;
 
 struct Weights {
   StoredWeight gate;
@@ -41,7 +41,7 @@ struct Weights {
   // Softmax, the k highest, weights, sum: as the published models do.
   std::vector<double> reference(const float* x, int k, bool renormalize) const {
     std::vector<double> p;
-    for (int64_t e = 0; e < gate.rows; ++e) p.push_back(std::exp(testing::dot(x, gate, e)));
+    for (int64_t e = 0; e < gate.rows; ++e) p.push_back(std::exp(test::dot(x, gate, e)));
     const double sum = std::accumulate(p.begin(), p.end(), 0.0);
     for (double& v : p) v /= sum;
     std::vector<size_t> order(p.size());
@@ -52,7 +52,7 @@ struct Weights {
     for (size_t e : order) mass += p[e];
     std::vector<double> out(static_cast<size_t>(hidden));
     for (size_t e : order) {
-      const auto y = testing::expert(x, gates[e], ups[e], downs[e]);
+      const auto y = test::expert(x, gates[e], ups[e], downs[e]);
       for (size_t c = 0; c < y.size(); ++c) out[c] += p[e] / (renormalize ? mass : 1.0) * y[c];
     }
     return out;
@@ -182,7 +182,7 @@ TEST(MoeLayer, OneExpertTakesAll) {
     EXPECT_EQ(out, run(layer, x, 96, {{0, rows}}, policy, 1));
     for (int64_t r = 0; r < rows; r += 50) {
       const auto want =
-          testing::expert(x.data() + r * 96, weights.gates[3], weights.ups[3], weights.downs[3]);
+          test::expert(x.data() + r * 96, weights.gates[3], weights.ups[3], weights.downs[3]);
       for (size_t c = 0; c < want.size(); ++c)
         ASSERT_NEAR(out[static_cast<size_t>(r * 96) + c], 0.5 * want[c], 3e-5);
     }
@@ -211,7 +211,7 @@ TEST(MoeLayer, UnusedAndMoreSlots) {
         if (id < 0) continue;
         const size_t e = static_cast<size_t>(id);
         const auto y =
-            testing::expert(x.data() + r * 96, weights.gates[e], weights.ups[e], weights.downs[e]);
+            test::expert(x.data() + r * 96, weights.gates[e], weights.ups[e], weights.downs[e]);
         for (size_t c = 0; c < want.size(); ++c) want[c] += 0.5 * y[c];
       }
       for (size_t c = 0; c < want.size(); ++c)

@@ -20,16 +20,16 @@ constexpr int kExperts = 6;
 
 // Experts 0 and 1 as stored only, 2 and 3 quantised only, 4 and 5 both.
 struct Mixed {
-  Mixed() : gate(testing::random_weight(DType::kBf16, kExperts, kHidden, 99, 0.3f)) {
+  Mixed() : gate(test::random_weight(DType::kBf16, kExperts, kHidden, 99, 0.3f)) {
     for (uint32_t e = 0; e < kExperts; ++e) {
       const uint32_t seed = 10 * e;
-      gates.push_back(testing::random_weight(DType::kBf16, kInter, kHidden, seed + 1, 0.2f));
-      ups.push_back(testing::random_weight(DType::kBf16, kInter, kHidden, seed + 2, 0.2f));
-      downs.push_back(testing::random_weight(DType::kBf16, kHidden, kInter, seed + 3, 0.2f));
+      gates.push_back(test::random_weight(DType::kBf16, kInter, kHidden, seed + 1, 0.2f));
+      ups.push_back(test::random_weight(DType::kBf16, kInter, kHidden, seed + 2, 0.2f));
+      downs.push_back(test::random_weight(DType::kBf16, kHidden, kInter, seed + 3, 0.2f));
       gate_ups.push_back(
-          cpu::pack_nested(cpu::join_gate_up(testing::random_planes(kInter, kHidden, seed + 4),
-                                             testing::random_planes(kInter, kHidden, seed + 5))));
-      nested_downs.push_back(cpu::pack_nested(testing::random_planes(kHidden, kInter, seed + 6)));
+          cpu::pack_nested(cpu::join_gate_up(test::random_planes(kInter, kHidden, seed + 4),
+                                             test::random_planes(kInter, kHidden, seed + 5))));
+      nested_downs.push_back(cpu::pack_nested(test::random_planes(kHidden, kInter, seed + 6)));
     }
   }
   ExpertWeights expert(size_t e) const {
@@ -46,8 +46,8 @@ struct Mixed {
     return MoeLayer(gate.view(), std::move(experts), {2, true, 3});
   }
 
-  testing::StoredWeight gate;
-  std::vector<testing::StoredWeight> gates, ups, downs;
+  test::StoredWeight gate;
+  std::vector<test::StoredWeight> gates, ups, downs;
   std::vector<cpu::PackedPlanes> gate_ups, nested_downs;
 };
 
@@ -132,7 +132,7 @@ TEST(MoeVariants, RunsEachExpertInThePrecisionOfThePlan) {
   ASSERT_EQ(layout.count(), 2 + 2 * 2 + 2 * 3);
   const ExpertPrices prices = ExpertPrices::of_layout(layout, 0.1f);
   for (const int64_t rows : {1, 7, 200}) {
-    const auto x = testing::random_floats(rows * kHidden, 5);
+    const auto x = test::random_floats(rows * kHidden, 5);
     std::vector<int> precisions(kPrecisions, 0);
     for (const char* text : {"topk", "adaptive", "threshold:theta=1", "oea:k0=1"}) {
       Recording policy(text);
@@ -155,7 +155,7 @@ TEST(MoeVariants, OneInstanceOfEachIsNoQuestionForThePolicy) {
   MoeLayer layer = mixed.layer();
   const ExpertLayout coarse = layout_of(mixed, {kAll[2], kAll[0]}, true);
   ASSERT_TRUE(coarse.one_each());
-  const auto x = testing::random_floats(9 * kHidden, 6);
+  const auto x = test::random_floats(9 * kHidden, 6);
   Recording policy("oea:k0=1");
   const auto out = run(layer, x, policy, &coarse);
   EXPECT_FALSE(policy.laid_out);
@@ -170,7 +170,7 @@ TEST(MoeVariants, OneInstanceOfEachIsNoQuestionForThePolicy) {
 
 void expect_refusal(MoeLayer& layer, const ExpertLayout& layout, const std::string& named) {
   TopKPolicy policy;
-  const auto x = testing::random_floats(2 * kHidden, 6);
+  const auto x = test::random_floats(2 * kHidden, 6);
   try {
     run(layer, x, policy, &layout);
     ADD_FAILURE() << "taken: " << named;
@@ -210,7 +210,7 @@ TEST(MoeVariants, RefusesPlansOfOtherInstances) {
   const Mixed mixed;
   MoeLayer layer = mixed.layer();
   const ExpertLayout layout = layout_of(mixed, kAll, false);
-  const auto x = testing::random_floats(4 * kHidden, 6);
+  const auto x = test::random_floats(4 * kHidden, 6);
   for (const int32_t shift : {-100, -1, 3, 100}) {
     Wrong policy(shift);
     EXPECT_THROW(run(layer, x, policy, &layout), InvalidArgument) << shift;

@@ -12,7 +12,7 @@ namespace thermoe {
 namespace {
 
 using cpu::NaturalPlanes;
-using testing::random_floats;
+using test::random_floats;
 using Dense = Eigen::MatrixXd;
 
 struct Case {

@@ -9,7 +9,7 @@
 namespace thermoe {
 namespace {
 
-using Expert = testing::RandomExpert;
+using Expert = test::RandomExpert;
 
 // Rounding the inputs to 127 steps costs about a hundredth of the output's size.
 TEST(QuantizedExpert, AgreesWithFloat64WithinTheRoundingOfItsInputs) {
@@ -20,18 +20,18 @@ TEST(QuantizedExpert, AgreesWithFloat64WithinTheRoundingOfItsInputs) {
       for (const Planes planes : {Planes::kHi, Planes::kBoth}) {
         const Expert e(hidden, inter, seed += 3, ratio);
         const int64_t rows = 5;
-        const std::vector<float> x = testing::random_floats(rows * hidden, seed);
+        const std::vector<float> x = test::random_floats(rows * hidden, seed);
         std::vector<float> y(x.size(), NAN);
         const QuantizedExpert expert = e.expert();
-        testing::Scratch scratch(expert.scratch_bytes(rows));
+        test::Scratch scratch(expert.scratch_bytes(rows));
         expert.run(ConstMatrix(x.data(), rows, hidden), planes, Matrix(y.data(), rows, hidden),
                    scratch.data());
-        const testing::StoredWeight gate = e.stored(cpu::pack_nested(e.gate), planes),
-                                    up = e.stored(cpu::pack_nested(e.up), planes),
-                                    down = e.stored(e.down, planes);
+        const test::StoredWeight gate = e.stored(cpu::pack_nested(e.gate), planes),
+                                 up = e.stored(cpu::pack_nested(e.up), planes),
+                                 down = e.stored(e.down, planes);
         double error = 0, size = 0;
         for (int64_t r = 0; r < rows; ++r) {
-          const std::vector<double> want = testing::expert(x.data() + r * hidden, gate, up, down);
+          const std::vector<double> want = test::expert(x.data() + r * hidden, gate, up, down);
           for (int64_t o = 0; o < hidden; ++o) {
             const double got = y[static_cast<size_t>(r * hidden + o)];
             const double exact = want[static_cast<size_t>(o)];

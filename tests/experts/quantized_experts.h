@@ -8,7 +8,7 @@
 #include "kernels/reference.h"
 #include "thermoe/quantized_expert.h"
 
-namespace thermoe::testing {
+namespace thermoe::test {
 
 struct RandomExpert {
   RandomExpert(int64_t hidden, int64_t inter, uint32_t seed, int32_t ratio)
@@ -51,4 +51,4 @@ class Scratch {
   std::vector<std::byte> bytes_;
 };
 
-}  // namespace thermoe::testing
+}  // namespace thermoe::test

@@ -8,12 +8,12 @@
 namespace thermoe {
 namespace {
 
-using testing::RandomExpert;
+using test::RandomExpert;
 
-struct Layer {
-  Layer(int64_t hidden, int64_t inter, std::vector<int64_t> loads) {
+struct TiledLayer {
+  TiledLayer(int64_t hidden, int64_t inter, std::vector<int64_t> loads) {
     constexpr int32_t kTokens = 50;
-    x = testing::random_floats(kTokens * hidden, 3);
+    x = test::random_floats(kTokens * hidden, 3);
     for (size_t i = 0; i < loads.size(); ++i)
       random.emplace_back(hidden, inter, static_cast<uint32_t>(10 * i + 1), 12);
     for (const RandomExpert& one : random) experts.push_back(one.expert());
@@ -36,7 +36,7 @@ struct Layer {
   std::vector<float> alone() const {
     std::vector<float> outputs(tokens.size() * static_cast<size_t>(input.cols), NAN);
     for (const QuantizedTile& tile : tiles) {
-      testing::Scratch scratch(tile.expert->scratch_bytes(1));
+      test::Scratch scratch(tile.expert->scratch_bytes(1));
       for (int64_t p = tile.first; p < tile.first + tile.count; ++p)
         tile.expert->run(input.rows_from(tokens[static_cast<size_t>(p)], 1), tile.planes,
                          Matrix(outputs.data() + p * input.cols, 1, input.cols), scratch.data());
@@ -60,7 +60,7 @@ TEST(QuantizedTasks, GiveTheExpertsBitsOnAnyNumberOfThreads) {
                                              {64, 48, few},
                                              {130, 336, few},
                                              {96, 1000, few}}) {
-    Layer layer(hidden, inter, loads);
+    TiledLayer layer(hidden, inter, loads);
     const std::vector<float> want = layer.alone();
     for (const int threads : {1, 2, 5})
       EXPECT_EQ(layer.run(threads), want) << hidden << " " << inter << " on " << threads;
@@ -68,7 +68,7 @@ TEST(QuantizedTasks, GiveTheExpertsBitsOnAnyNumberOfThreads) {
 }
 
 TEST(QuantizedTasks, CanShareTheirWorkspaceAndHaveNothingToDo) {
-  Layer large(96, 128, {9, 2}), small(32, 16, {3});
+  TiledLayer large(96, 128, {9, 2}), small(32, 16, {3});
   const std::vector<float> want = small.run(2);
   large.run(2);
   std::swap(small.workspace, large.workspace);

@@ -8,8 +8,8 @@
 namespace thermoe {
 namespace {
 
-using testing::random_floats;
-using testing::random_weight;
+using test::random_floats;
+using test::random_weight;
 
 TEST(SimpleExpert, AgreesWithFloat64) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBf16})
@@ -26,7 +26,7 @@ TEST(SimpleExpert, AgreesWithFloat64) {
         expert.run(ConstMatrix(x.data(), rows, hidden), Matrix(out.data(), rows, hidden),
                    scratch.data());
         for (int64_t r = 0; r < rows; ++r) {
-          const auto want = testing::expert(x.data() + r * hidden, gate, up, down);
+          const auto want = test::expert(x.data() + r * hidden, gate, up, down);
           for (size_t c = 0; c < want.size(); ++c)
             ASSERT_NEAR(out[static_cast<size_t>(r * hidden) + c], want[c], 2e-5)
                 << name_of(dtype) << " hidden " << hidden << " rows " << rows;

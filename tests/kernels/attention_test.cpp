@@ -8,7 +8,7 @@
 namespace thermoe::cpu {
 namespace {
 
-using testing::random_floats;
+using test::random_floats;
 
 struct Cache {
   std::vector<float> keys, values;              // as the kernel stores them

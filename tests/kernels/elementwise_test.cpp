@@ -7,7 +7,7 @@
 namespace thermoe::cpu {
 namespace {
 
-using testing::random_floats;
+using test::random_floats;
 
 TEST(Elementwise, RmsNorm) {
   for (const int64_t n : {1, 7, 16, 31, 256, 521}) {
@@ -50,7 +50,7 @@ TEST(Elementwise, WeightedSum) {
 
 TEST(Elementwise, WidenRow) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBf16}) {
-    const auto table = testing::random_weight(dtype, 5, 19, 7);
+    const auto table = test::random_weight(dtype, 5, 19, 7);
     std::vector<float> out(19);
     widen_row(table.view(), 3, out.data());
     for (int64_t c = 0; c < 19; ++c) ASSERT_EQ(out[static_cast<size_t>(c)], table.at(3, c));

@@ -11,9 +11,9 @@
 namespace thermoe::cpu {
 namespace {
 
-using testing::random_floats;
-using testing::random_weight;
-using testing::StoredWeight;
+using test::random_floats;
+using test::random_weight;
+using test::StoredWeight;
 
 struct Packed {
   std::vector<float> data;
@@ -52,8 +52,7 @@ TEST_P(Products, AgreeWithFloat64OverOddShapes) {
         for (int64_t r = 0; r < rows; ++r)
           for (int64_t o = 0; o < outputs; ++o)
             ASSERT_NEAR(y[static_cast<size_t>(r * outputs + o)],
-                        testing::dot(x.data() + r * cols, w, o),
-                        tolerance(x.data() + r * cols, w, o))
+                        test::dot(x.data() + r * cols, w, o), tolerance(x.data() + r * cols, w, o))
                 << "rows " << rows << " outputs " << outputs << " cols " << cols << " at " << r
                 << ", " << o;
       }
@@ -76,7 +75,7 @@ TEST_P(Products, GatherRowsAndTouchOnlyTheirRange) {
         const float* row = x.data() + ids[static_cast<size_t>(r)] * cols;
         const float got = y[static_cast<size_t>(r * stride + o)];
         if (o >= 11 && o < 28)
-          ASSERT_NEAR(got, 2.0 + testing::dot(row, w, o), tolerance(row, w, o) + 1e-6);
+          ASSERT_NEAR(got, 2.0 + test::dot(row, w, o), tolerance(row, w, o) + 1e-6);
         else
           ASSERT_EQ(got, 2.0f);
       }
@@ -123,7 +122,7 @@ TEST_P(Products, SwigluPacksAsItsValuesWould) {
               Matrix(got.data.data(), rows, got.stride));
   std::vector<float> exact;
   for (size_t i = 0; i < gate.size(); ++i)
-    exact.push_back(static_cast<float>(testing::silu(gate[i]) * up[i]));
+    exact.push_back(static_cast<float>(test::silu(gate[i]) * up[i]));
   const Packed want = pack(GetParam(), exact, rows, cols);
   for (size_t i = 0; i < want.data.size(); ++i)
     ASSERT_NEAR(got.data[i], want.data[i], 1e-6 * std::fabs(want.data[i])) << i;

@@ -11,7 +11,7 @@
 namespace thermoe::cpu {
 namespace {
 
-using testing::random_planes;
+using test::random_planes;
 
 constexpr int64_t kSizes[] = {1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 90, 100};
 

@@ -5,7 +5,7 @@
 
 #include "kernels/cpu/nested_pack.h"
 
-namespace thermoe::testing {
+namespace thermoe::test {
 
 constexpr uint8_t kUnitScale = 0x30;  // nested_scale() of it is 1
 
@@ -23,4 +23,4 @@ inline cpu::NaturalPlanes random_planes(int64_t rows, int64_t cols, uint32_t see
   return planes;
 }
 
-}  // namespace thermoe::testing
+}  // namespace thermoe::test

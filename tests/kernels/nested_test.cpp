@@ -15,8 +15,8 @@
 namespace thermoe::cpu {
 namespace {
 
-using testing::random_floats;
-using testing::random_planes;
+using test::random_floats;
+using test::random_planes;
 
 constexpr Planes kBothWays[] = {Planes::kHi, Planes::kBoth};
 
@@ -152,7 +152,7 @@ TEST(NestedMultiply, IsExactInIntegers) {
       for (const int64_t count : {1, 2, 3, 4, 5, 6, 7, 16, 33})
         for (const int32_t ratio : {1, 7, 8, 16}) {
           NaturalPlanes w = random_planes(outputs, cols, ++seed);
-          for (uint8_t& scale : w.scales) scale = testing::kUnitScale;
+          for (uint8_t& scale : w.scales) scale = test::kUnitScale;
           const PackedPlanes packed = pack_nested(w);
           std::vector<float> x;
           for (int64_t i = 0; i < count * cols; ++i)
@@ -187,7 +187,7 @@ TEST(NestedMultiply, DoesNotSaturate) {
           NaturalPlanes w = random_planes(32, 64, 1);
           w.hi.assign(w.hi.size(), static_cast<int8_t>(extreme));
           w.lo = w.hi;
-          for (uint8_t& scale : w.scales) scale = testing::kUnitScale;
+          for (uint8_t& scale : w.scales) scale = test::kUnitScale;
           const PackedPlanes packed = pack_nested(w);
           Rows rows(std::vector<float>(static_cast<size_t>(count * 64), sign), count, 64);
           std::vector<float> y(static_cast<size_t>(count * 32));
@@ -342,10 +342,10 @@ TEST(NestedSwiglu, AgreesWithFloat64) {
               } else {
                 const auto [g, g_bound] = gate.dot(r, u, planes);
                 const auto [v, v_bound] = up.dot(r, u, planes);
-                const double want = testing::silu(g) * v;
+                const double want = test::silu(g) * v;
                 ASSERT_NEAR(got, want,
                             2e-6 * std::fabs(want) + 1.1 * g_bound * std::fabs(v) +
-                                v_bound * std::fabs(testing::silu(g)) + 1e-9)
+                                v_bound * std::fabs(test::silu(g)) + 1e-9)
                     << name_of(planes) << " unit " << u;
               }
             }

@@ -9,7 +9,7 @@
 
 #include "thermoe/views.h"
 
-namespace thermoe::testing {
+namespace thermoe::test {
 
 // A stored weight and the exact values that it holds.
 struct StoredWeight {
@@ -99,4 +99,4 @@ inline std::vector<double> expert(const float* x, const StoredWeight& gate, cons
   return out;
 }
 
-}  // namespace thermoe::testing
+}  // namespace thermoe::test

@@ -12,9 +12,9 @@
 namespace thermoe {
 namespace {
 
-using testing::ExpertWeights;
-using testing::SeenRow;
-using testing::StoredWeight;
+using test::DenseExpert;
+using test::SeenRow;
+using test::StoredWeight;
 
 StoredWeight stored(const WeightView& view) {
   StoredWeight weight;
@@ -44,7 +44,7 @@ class Witness : public PlanObserver {
       rows[layer].push_back({{x.begin(), x.end()}, {first, first + k}, false});
     }
   }
-  std::map<int, std::vector<ExpertWeights>> weights;
+  std::map<int, std::vector<DenseExpert>> weights;
   std::map<int, std::vector<SeenRow>> rows;
 
  private:
@@ -120,7 +120,7 @@ TEST_P(Calibration, AgreesWithFloat64) {
         kept += sample ? 1 : 0;
       }
       EXPECT_EQ(kept, got.similarity_tokens);
-      testing::expect_near(layer, testing::direct_statistics(seen.weights[l], seen.rows[l]));
+      test::expect_near(layer, test::direct_statistics(seen.weights[l], seen.rows[l]));
     }
     EXPECT_NO_THROW(check_calibration(got, model_.config()));
   }

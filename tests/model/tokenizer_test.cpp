@@ -18,7 +18,7 @@ namespace thermoe {
 namespace {
 
 const std::string kRoot = THERMOE_SOURCE_DIR;
-const std::string kGolden = kRoot + "/tests/golden/tokenizers/";
+const std::string kGoldenTokenizers = kRoot + "/tests/golden/tokenizers/";
 
 std::string bytes_of_hex(const std::string& hex) {
   std::string out;
@@ -41,8 +41,8 @@ uint64_t fnv1a64(const std::vector<int32_t>& ids) {
 class TokenizerGolden : public testing::TestWithParam<std::string> {};
 
 TEST_P(TokenizerGolden, EncodesAndDecodesAsTheReference) {
-  const Tokenizer tokenizer(kGolden + GetParam());
-  const auto cases = read_json_file(kGolden + GetParam() + "/cases.json");
+  const Tokenizer tokenizer(kGoldenTokenizers + GetParam());
+  const auto cases = read_json_file(kGoldenTokenizers + GetParam() + "/cases.json");
   ASSERT_GT(cases.size(), 200u);
   for (const auto& row : cases) {
     const auto ids = row[1].get<std::vector<int32_t>>();
@@ -69,7 +69,7 @@ INSTANTIATE_TEST_SUITE_P(Families, TokenizerGolden,
 
 TEST(Tokenizer, EvaluationTextsGiveTheReferencesIdsAndComeBack) {
   const Tokenizer tokenizer(kRoot + "/models/nano");
-  const auto texts = read_json_file(kGolden + "texts.json");
+  const auto texts = read_json_file(kGoldenTokenizers + "texts.json");
   ASSERT_EQ(texts.size(), 4u);
   for (const auto& [name, want] : texts.items()) {
     const std::string text = read_file(kRoot + "/data/text/" + name, 10'000'000);
@@ -109,7 +109,7 @@ TEST(Tokenizer, EndBytesAreExactWithoutNormalisation) {
 }
 
 TEST(Tokenizer, EndBytesCountTheInputWhereNormalisationChangesIt) {
-  const Tokenizer tokenizer(kGolden + "qwen");
+  const Tokenizer tokenizer(kGoldenTokenizers + "qwen");
   std::vector<int64_t> ends;
   const auto ids = tokenizer.encode("e\u0301 x \xFF!", ends);  // é composes: 3 bytes become 2
   ASSERT_GE(ids.size(), 4u);
@@ -120,7 +120,7 @@ TEST(Tokenizer, EndBytesCountTheInputWhereNormalisationChangesIt) {
 
 TEST(Tokenizer, EmptyAndBlankTexts) {
   for (const char* name : {"qwen", "neox", "mixtral_old", "mixtral_new"}) {
-    const Tokenizer tokenizer(kGolden + name);
+    const Tokenizer tokenizer(kGoldenTokenizers + name);
     std::vector<int64_t> ends{1, 2};
     EXPECT_TRUE(tokenizer.encode("", ends).empty());
     EXPECT_TRUE(ends.empty());
@@ -144,7 +144,7 @@ TEST(Tokenizer, LongRunsTakeNoQuadraticTime) {
   const std::vector<std::string> texts = {std::string(1'000'000, 'a'), std::string(1'000'000, ' '),
                                           std::string(1'000'000, '\n') + "x", marks};
   for (const char* name : {"qwen", "neox", "mixtral_old"}) {
-    const Tokenizer tokenizer(kGolden + name);
+    const Tokenizer tokenizer(kGoldenTokenizers + name);
     for (const std::string& text : texts) EXPECT_GT(tokenizer.encode(text).size(), 1000u);
   }
   EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(120));

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <set>
 
-#include "score_batches.h"
+#include "policy_plans.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
@@ -20,13 +20,6 @@ RoutingPlan route(const ScoreBatch& batch, int k, const ExpertPrices& prices,
   RoutingPlan plan;
   router.route({.scores = batch.view(), .k = k, .renormalize = renormalize, .prices = &prices},
                plan);
-  return plan;
-}
-
-RoutingPlan route_top_k(const ScoreBatch& batch, int k, bool renormalize = true) {
-  TopKPolicy policy;
-  RoutingPlan plan;
-  policy.route({.scores = batch.view(), .k = k, .renormalize = renormalize}, plan);
   return plan;
 }
 

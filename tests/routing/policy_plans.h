@@ -34,6 +34,13 @@ inline RoutingPlan plan_of(const std::string& specification, const ScoreBatch& b
   return plan;
 }
 
+inline RoutingPlan route_top_k(const ScoreBatch& batch, int k, bool renormalize = true) {
+  TopKPolicy policy;
+  RoutingPlan plan;
+  policy.route({.scores = batch.view(), .k = k, .renormalize = renormalize}, plan);
+  return plan;
+}
+
 using Ids = std::vector<int32_t>;
 
 inline Ids ids_of(const RoutingPlan& plan, int t) {

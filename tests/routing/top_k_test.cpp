@@ -7,18 +7,11 @@
 #include <limits>
 #include <numeric>
 
-#include "score_batches.h"
+#include "policy_plans.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 namespace {
-
-RoutingPlan route_top_k(const ScoreBatch& batch, int k, bool renormalize = true) {
-  TopKPolicy policy;
-  RoutingPlan plan;
-  policy.route({.scores = batch.view(), .k = k, .renormalize = renormalize}, plan);
-  return plan;
-}
 
 std::string message_of(const RoutingRequest& request) {
   TopKPolicy policy;

@@ -13,18 +13,18 @@
 namespace thermoe {
 namespace {
 
-constexpr int kExperts = 32, kTopK = 6;
+constexpr int kVariedExperts = 32, kVariedTopK = 6;
 
 // Three experts in bf16 alone, the others in int8 and int4 with errors of their own.
 ExpertLayout quantized(uint32_t seed) {
   std::vector<ExpertInstance> instances;
-  for (int32_t e = 0; e < kExperts; ++e) {
+  for (int32_t e = 0; e < kVariedExperts; ++e) {
     if (e % 11 == 0)
       instances.push_back({e, 0, 0});
     else
       instances.insert(instances.end(), {{e, 1, 0}, {e, 2, 0}});
   }
-  ExpertLayout layout = ExpertLayout::of_instances(kExperts, 1,
+  ExpertLayout layout = ExpertLayout::of_instances(kVariedExperts, 1,
                                                    {{.name = "bf16"},
                                                     {.name = "int8", .read_frac = 0.516f},
                                                     {.name = "int4", .read_frac = 0.266f}},
@@ -40,7 +40,7 @@ ExpertLayout quantized(uint32_t seed) {
 RoutingPlan route(const std::string& specification, const ScoreBatch& batch,
                   const ExpertLayout& layout, const ExpertPrices* prices = nullptr) {
   const RoutingPlan plan =
-      plan_of(specification, batch, kTopK, {.layout = &layout, .prices = prices});
+      plan_of(specification, batch, kVariedTopK, {.layout = &layout, .prices = prices});
   expect_valid(plan, batch, &layout);
   return plan;
 }
@@ -49,8 +49,8 @@ TEST(Variants, WithoutPricesEveryExpertIsAtItsMostAccurate) {
   const ExpertPrices none;
   for (uint32_t seed = 0; seed < 30; ++seed) {
     const ExpertLayout layout = quantized(seed);
-    const ScoreBatch batch = random_scores(16, kExperts, seed);
-    const RoutingPlan top = plan_of("topk", batch, kTopK);
+    const ScoreBatch batch = random_scores(16, kVariedExperts, seed);
+    const RoutingPlan top = plan_of("topk", batch, kVariedTopK);
     for (const ExpertPrices* prices : {static_cast<const ExpertPrices*>(nullptr), &none})
       for (const char* text : {"adaptive", "adaptive:error=20", "adaptive:power=1,min_k=2"}) {
         const RoutingPlan plan = route(text, batch, layout, prices);
@@ -70,9 +70,9 @@ TEST(Variants, WithoutPricesEveryExpertIsAtItsMostAccurate) {
 
 TEST(Variants, TopKRunsEveryExpertInItsFirst) {
   const ExpertLayout layout = quantized(3);
-  const ScoreBatch batch = random_scores(16, kExperts, 3);
+  const ScoreBatch batch = random_scores(16, kVariedExperts, 3);
   const RoutingPlan plan = route("topk", batch, layout);
-  EXPECT_EQ(plan.ids, plan_of("topk", batch, kTopK).ids);
+  EXPECT_EQ(plan.ids, plan_of("topk", batch, kVariedTopK).ids);
   for (size_t pair = 0; pair < plan.ids.size(); ++pair)
     EXPECT_EQ(plan.instances[pair], layout.first[static_cast<size_t>(plan.ids[pair])]);
 }
@@ -80,7 +80,7 @@ TEST(Variants, TopKRunsEveryExpertInItsFirst) {
 TEST(Variants, OwnPricesAreTimesTheBytesThatAVariantReads) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     const ExpertLayout layout = quantized(seed);
-    const ScoreBatch batch = random_scores(16, kExperts, seed);
+    const ScoreBatch batch = random_scores(16, kVariedExperts, seed);
     const ExpertPrices prices = ExpertPrices::of_layout(layout, 0.06f, 0.003f);
     for (int i = 0; i < layout.count(); ++i) {
       EXPECT_FLOAT_EQ(prices.open[static_cast<size_t>(i)], 0.06f * layout.variant_of(i).read_frac);
@@ -98,7 +98,7 @@ TEST(Variants, NoExpertRunsInTwoVariantsOfWhichOneIsBetterForAll) {
   int coarse = 0, fine = 0;
   for (uint32_t seed = 0; seed < 60; ++seed) {
     const ExpertLayout layout = quantized(seed);
-    const ScoreBatch batch = random_scores(16, kExperts, seed);
+    const ScoreBatch batch = random_scores(16, kVariedExperts, seed);
     const float price = 0.01f * static_cast<float>(1 + seed % 12);
     const RoutingPlan plan = route("adaptive:open=" + std::to_string(price), batch, layout);
     EXPECT_LT(plan.report.gap_frac, 0.01);
@@ -121,10 +121,10 @@ TEST(Variants, NoExpertRunsInTwoVariantsOfWhichOneIsBetterForAll) {
 // A variant that is dearer and less accurate than another is never used.
 TEST(Variants, ADominatedVariantIsNeverUsed) {
   ExpertLayout layout = ExpertLayout::with_variants(
-      kExperts, {{.name = "good", .error_frac = 0.01f, .read_frac = 0.5f},
-                 {.name = "worse", .error_frac = 0.02f, .read_frac = 0.6f}});
+      kVariedExperts, {{.name = "good", .error_frac = 0.01f, .read_frac = 0.5f},
+                       {.name = "worse", .error_frac = 0.02f, .read_frac = 0.6f}});
   for (uint32_t seed = 0; seed < 20; ++seed) {
-    const ScoreBatch batch = random_scores(16, kExperts, seed);
+    const ScoreBatch batch = random_scores(16, kVariedExperts, seed);
     for (const char* text : {"adaptive", "adaptive:open=0.05", "adaptive:open=0.2,slope=0.01"})
       for (const int32_t i : route(text, batch, layout).instances)
         EXPECT_EQ(layout.instances[static_cast<size_t>(i)].variant, 0);
@@ -136,7 +136,7 @@ TEST(Variants, AHeavierErrorRefinesAndAHigherPriceCoarsens) {
   const auto fine = [&](const std::string& text) {
     int count = 0;
     for (uint32_t seed = 0; seed < 20; ++seed)
-      for (const int32_t i : route(text, random_scores(16, kExperts, seed), layout).instances)
+      for (const int32_t i : route(text, random_scores(16, kVariedExperts, seed), layout).instances)
         count += layout.instances[static_cast<size_t>(i)].variant == 1;
     return count;
   };
@@ -146,11 +146,11 @@ TEST(Variants, AHeavierErrorRefinesAndAHigherPriceCoarsens) {
 }
 
 TEST(Variants, BadErrorsAndReadsAreNamed) {
-  const ScoreBatch batch = random_scores(4, kExperts, 1);
+  const ScoreBatch batch = random_scores(4, kVariedExperts, 1);
   const auto refused = [&](const ExpertLayout& layout, const std::string& named) {
     RoutingPlan plan;
     try {
-      AdaptiveRouter().route({.scores = batch.view(), .k = kTopK, .layout = &layout}, plan);
+      AdaptiveRouter().route({.scores = batch.view(), .k = kVariedTopK, .layout = &layout}, plan);
     } catch (const InvalidArgument& error) {
       EXPECT_NE(std::string(error.what()).find(named), std::string::npos) << error.what();
       return;

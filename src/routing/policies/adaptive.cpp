@@ -27,8 +27,8 @@ UtilityModel utility_of(const PolicyArguments& arguments, const PolicyContext& c
   return calibrated_utility(*context.calibration, power, static_cast<float>(norm_power));
 }
 
-std::unique_ptr<RoutingPolicy> make(const PolicyArguments& arguments,
-                                    const PolicyContext& context) {
+std::unique_ptr<RoutingPolicy> make_adaptive(const PolicyArguments& arguments,
+                                             const PolicyContext& context) {
   AdaptiveRouterSettings settings;
   settings.open_price = static_cast<float>(arguments.number("open", 0.0, 1e6));
   settings.slope_price = static_cast<float>(arguments.number("slope", 0.0, 1e6));
@@ -63,7 +63,7 @@ PolicyMaker adaptive_policy() {
                 {"min_k", "0", "fewest experts of a token; 0: exactly k"},
                 {"loss", "", "least cost, losing at most this fraction of utility"},
                 {"budget", "", "best quality at most at this cost"}}},
-      .make = make};
+      .make = make_adaptive};
 }
 
 }  // namespace thermoe

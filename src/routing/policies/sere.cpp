@@ -85,8 +85,8 @@ class Sere : public SelectionPolicy {
   std::vector<int32_t> targets_;
 };
 
-std::unique_ptr<RoutingPolicy> make(const PolicyArguments& arguments,
-                                    const PolicyContext& context) {
+std::unique_ptr<RoutingPolicy> make_sere(const PolicyArguments& arguments,
+                                         const PolicyContext& context) {
   if (context.calibration == nullptr)
     throw InvalidArgument(
         "policy sere needs an expert calibration (similarity of the experts): give the model's");
@@ -102,7 +102,7 @@ PolicyMaker sere_policy() {
                    .parameters = {{"primary", "4", "each token's first experts that stay"},
                                   {"threshold", "0", "least similarity to replace; 0: any"},
                                   SelectionPolicy::weights_parameter()}},
-          .make = make};
+          .make = make_sere};
 }
 
 }  // namespace thermoe
