@@ -1,6 +1,7 @@
 // AdaptiveRouter: the routing program of docs/theory.md, solved for one batch of one layer.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "thermoe/routing_policy.h"
@@ -9,7 +10,14 @@
 namespace thermoe {
 
 struct AdaptiveRouterSettings {
+  // How far the plan is searched at given prices on one device without capacities.
+  enum class Search : uint8_t {
+    kProven,  // until it is proven best or the limits below are reached
+    kClimb,  // closings and openings only, which is what the GPU does (kernels/cuda/routing.h); the
+             // bound is the dual's where it begins
+  };
   UtilityModel utility = {};
+  Search search = Search::kProven;
   // Where a request says nothing of them:
   RoutingGoal goal = {};
   // Of every instance; opening costs open_price times the read_frac of the instance's variant.
@@ -26,7 +34,8 @@ struct AdaptiveRouterSettings {
 // Chooses, for the whole batch, the plan that is best for the request's goal, and a dual bound as
 // certificate: any mix of prices, variants, replicas on devices, capacities and variable k. At
 // given prices on one device without capacities the plan is searched until it is proven best (gap
-// 0) or the settings' limits are reached; elsewhere the gap says what may be left. With zero prices
+// 0) or the settings' limits are reached (unless the settings say kClimb); elsewhere the gap says
+// what may be left. With zero prices
 // and nothing else to decide the plan is bit-identical to TopKPolicy's. Tokens whose set changed
 // take each chosen expert's raw share of their original top-k mass; the others' weights are
 // untouched.

@@ -168,6 +168,8 @@ void AdaptiveRouter::Impl::solve(const RoutingRequest& request, const RoutingPla
       same_order ? std::span<const int32_t>(top_k.ids) : std::span<const int32_t>();
   if (costs.zero())  // every token's own best is best
     solver.climb(program, own_best);
+  else if (settings.search == AdaptiveRouterSettings::Search::kClimb)
+    solver.solve_by_climbing(program, own_best);
   else
     solver.solve(program, own_best, effort);
   choice_maker.choose(program, solver.state(), request.scores, choice);

@@ -9,6 +9,12 @@ void AdditiveSolver::climb(const Program& program, std::span<const int32_t> own_
   primal_.climb(program, state_);
 }
 
+void AdditiveSolver::solve_by_climbing(const Program& program, std::span<const int32_t> own_best) {
+  climb(program, own_best);
+  dual_.start(program, state_);
+  bound_ = std::max(dual_.bound(), state_.objective());
+}
+
 void AdditiveSolver::climb_by_exchanges(const Program& program) {
   climb(program, {});
   primal_.climb_by_swaps(program, state_);

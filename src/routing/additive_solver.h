@@ -21,6 +21,8 @@ class AdditiveSolver {
   // own_best as for OpenSet::start. The result is state() and bound(), which is never below the
   // objective of any plan, and equal to state().objective() where that is proven best.
   void solve(const Program& program, std::span<const int32_t> own_best, const SearchEffort& effort);
+  // The plan by closings and openings alone, and the bound where the dual begins.
+  void solve_by_climbing(const Program& program, std::span<const int32_t> own_best);
   // Only the plan, by closings and openings alone, or by exchanges too.
   void climb(const Program& program, std::span<const int32_t> own_best);
   void climb_by_exchanges(const Program& program);

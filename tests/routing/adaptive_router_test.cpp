@@ -169,6 +169,26 @@ TEST(AdaptiveRouter, BudgetBoundsTheLossOfGateMass) {
   }
 }
 
+// Less search, never a better plan; its bound holds all the same.
+TEST(AdaptiveRouter, ClimbingAloneIsBoundedByWhatIsProven) {
+  int worse = 0;
+  for (uint32_t seed = 0; seed < 100; ++seed) {
+    const ScoreBatch batch = random_scores(16, 64, seed);
+    const ExpertPrices prices = ExpertPrices::uniform(64, 0.02f * static_cast<float>(seed % 10));
+    const RoutingPlan proven = route(batch, 4, prices, {});
+    const RoutingPlan climbed =
+        route(batch, 4, prices, {.search = AdaptiveRouterSettings::Search::kClimb});
+    EXPECT_LE(climbed.report.objective, proven.report.objective);
+    EXPECT_GE(climbed.report.bound, proven.report.objective);
+    worse += climbed.report.objective < proven.report.objective;
+    if (seed % 10 == 0) {
+      EXPECT_EQ(climbed.ids, route_top_k(batch, 4).ids);
+    }
+  }
+  EXPECT_GT(worse, 0);
+  EXPECT_LT(worse, 90);
+}
+
 TEST(AdaptiveRouter, FewExpertsNeverGoBelowK) {
   const ScoreBatch batch = random_scores(5, 4, 3);
   const RoutingPlan plan = route(batch, 4, ExpertPrices::uniform(4, 100.0f));

@@ -60,6 +60,17 @@ TEST(Registry, RefusesWhatItCannotRead) {
   expect_refusal("adaptive:loss=0.1,budget=3", "not both");
 }
 
+TEST(Registry, SearchSaysHowFarTheAdaptiveRouterGoes) {
+  const ScoreBatch batch = random_scores(16, 64, 4);
+  const RoutingPlan proven = plan_of("adaptive:open=0.1,search=proven", batch, 4);
+  EXPECT_EQ(proven.ids, plan_of("adaptive:open=0.1", batch, 4).ids);
+  EXPECT_EQ(proven.report.gap_frac, 0);
+  const RoutingPlan climbed = plan_of("adaptive:open=0.1,search=climb", batch, 4);
+  EXPECT_GT(climbed.report.gap_frac, 0);
+  EXPECT_LE(climbed.report.objective, proven.report.objective);
+  expect_refusal("adaptive:search=all", "proven");
+}
+
 TEST(Registry, LossIsAGoalOfTheAdaptiveRouter) {
   const ScoreBatch batch = random_scores(16, 32, 3);
   const ExpertPrices prices = ExpertPrices::uniform(32, 0.5f);
