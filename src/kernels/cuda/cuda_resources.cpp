@@ -16,11 +16,13 @@ DeviceBytes::DeviceBytes(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, bytes);
-  if (status != cudaSuccess)
+  if (status != cudaSuccess) {
+    cudaGetLastError();  // or the next launch would report it again
     throw CudaError(
         fmt::format("the GPU has no {} bytes of memory left: {}; use a smaller model or "
                     "batch, or another GPU",
                     bytes, cudaGetErrorString(status)));
+  }
   data_ = static_cast<std::byte*>(data);
 }
 
