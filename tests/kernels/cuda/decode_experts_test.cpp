@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ struct DecodeCase {
   int hot = 0;                    // tokens that all use instance 0
   bool holes = false;             // some slots unused
 };
+
+void PrintTo(const DecodeCase& c, std::ostream* out) { *out << c.name; }
 
 // Random distinct instances for each token.
 RoutingPlan random_plan(const DecodeCase& c, std::mt19937& generator) {
