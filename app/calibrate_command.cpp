@@ -14,6 +14,7 @@
 #include "calibration.h"
 #include "commands.h"
 #include "cpu_sweep.h"
+#include "interrupt.h"
 #include "paths.h"
 #include "progress.h"
 #include "sweep_log.h"
@@ -35,8 +36,6 @@ struct CalibrateOptions {
   double budget_s = 0;  // 0: the default
   bool quick = false;
 };
-
-volatile std::sig_atomic_t sweep_interrupted = 0;
 
 SweepPlan plan_of(const CalibrateOptions& options) {
   SweepPlan plan = default_sweep(options.quick);
@@ -99,15 +98,12 @@ SweepOutcome sweep(SweepBackend& backend, const std::vector<SweepPoint>& points,
   Progress progress("calibrate", static_cast<double>(points.size()), "points");
   SweepSettings settings;
   settings.budget_s = budget_s;
-  settings.stop = [] { return sweep_interrupted != 0; };
+  const Interrupt interrupt;
+  settings.stop = [] { return Interrupt::raised(); };
   settings.step = [&](double done_frac) {
     progress.update(done_frac * static_cast<double>(points.size()));
   };
-  sweep_interrupted = 0;
-  const auto before = std::signal(SIGINT, [](int) { sweep_interrupted = 1; });
-  const SweepOutcome outcome = run_sweep(backend, points, log, settings);
-  std::signal(SIGINT, before);
-  return outcome;
+  return run_sweep(backend, points, log, settings);
 }
 
 // Ends the program as an interruption does, once its work is safe.

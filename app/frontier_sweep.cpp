@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <optional>
@@ -12,6 +11,7 @@
 #include <unordered_set>
 
 #include "paths.h"
+#include "read_number.h"
 #include "thermoe/error.h"
 
 namespace thermoe::app {
@@ -24,12 +24,9 @@ struct Knob {
   std::vector<std::string> values;
 };
 
-std::optional<double> number(std::string_view text) {
-  double value = 0;
-  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failed != std::errc() || end != text.data() + text.size() || !std::isfinite(value))
-    return std::nullopt;
-  return value;
+std::optional<double> finite_number(std::string_view text) {
+  const std::optional<double> value = read_number(text);
+  return value && std::isfinite(*value) ? value : std::nullopt;
 }
 
 [[noreturn]] void refuse_range(std::string_view text) {
@@ -47,11 +44,11 @@ void append_values(std::string_view text, std::vector<std::string>& values) {
     return;
   }
   const size_t more = text.find("..", dots + 2);
-  const auto first = number(text.substr(0, dots));
-  const auto last = number(text.substr(
+  const auto first = finite_number(text.substr(0, dots));
+  const auto last = finite_number(text.substr(
       dots + 2, more == std::string_view::npos ? std::string_view::npos : more - dots - 2));
   const auto step =
-      more == std::string_view::npos ? std::optional(1.0) : number(text.substr(more + 2));
+      more == std::string_view::npos ? std::optional(1.0) : finite_number(text.substr(more + 2));
   if (!first || !last || !step || *step <= 0 || *first > *last) refuse_range(text);
   const double steps = std::floor((*last - *first) / *step + 1e-9);  // 0.1 * 3 is above 0.3
   if (steps >= static_cast<double>(kMostSpecifications)) refuse_range(text);

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
-#include <csignal>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "commands.h"
+#include "interrupt.h"
 #include "monitor_session.h"
 #include "progress.h"
 #include "prometheus_export.h"
@@ -19,8 +19,6 @@
 
 namespace thermoe::app {
 namespace {
-
-volatile std::sig_atomic_t monitor_interrupted = 0;
 
 struct MonitorOptions {
   std::string telemetry = "auto", csv, phase_file, json, prometheus;
@@ -169,7 +167,7 @@ void follow(const MonitorOptions& options, Devices& devices) {
   LiveTable table;
   // Twice as often as the samples come: none is missed.
   const auto pause = std::chrono::duration<double>(0.5 / options.rate_hz);
-  while (monitor_interrupted == 0) {
+  while (!Interrupt::raised()) {
     bool fresh = false;
     for (const auto& device : devices) {
       if (!device->update()) continue;
@@ -200,10 +198,10 @@ void run_monitor(const MonitorOptions& options) {
     if (interactive())
       fmt::print(stderr, "for Prometheus at port {}, path /metrics\n", served->port());
   }
-  monitor_interrupted = 0;
-  const auto before = std::signal(SIGINT, [](int) { monitor_interrupted = 1; });
-  follow(options, devices);
-  std::signal(SIGINT, before);
+  {
+    const Interrupt interrupt;
+    follow(options, devices);
+  }
   for (const auto& device : devices) {
     if (options.json == "-")
       fmt::print("{}\n", summary_json(*device).dump());

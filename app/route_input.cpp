@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <iostream>
 #include <iterator>
@@ -15,6 +14,7 @@
 #include "model/json_file.h"
 #include "npy.h"
 #include "paths.h"
+#include "read_number.h"
 #include "thermoe/error.h"
 
 namespace thermoe::app {
@@ -48,14 +48,6 @@ void check_values(const ScoreBatches& scores, bool logits, const std::string& na
                       : "look for what broke before the router; mask an expert with -1e4"));
 }
 
-// The whole of `text` as a number, which may be a NaN or an infinity.
-std::optional<double> parsed_number(std::string_view text) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
 std::vector<std::string_view> split(std::string_view text, char separator) {
   std::vector<std::string_view> parts;
   for (size_t begin = 0; begin <= text.size();) {
@@ -75,7 +67,7 @@ std::optional<double> bits_of(std::string_view name) {
       std::end(kFamilies))
     return std::nullopt;
   const size_t end = std::min(name.find_first_not_of("0123456789", digits), name.size());
-  return parsed_number(name.substr(digits, end - digits));
+  return read_number(name.substr(digits, end - digits));
 }
 
 ExpertVariant parse_variant(std::string_view text) {
@@ -88,13 +80,13 @@ ExpertVariant parse_variant(std::string_view text) {
   ExpertVariant option;
   option.name = parts[0];
   if (parts.size() > 1) {
-    const auto error = parsed_number(parts[1]);
+    const auto error = read_number(parts[1]);
     if (!error || !(*error >= 0 && *error < 1))
       throw fail("has an error that is no number from 0 to below 1");
     option.error_frac = static_cast<float>(*error);
   }
   if (parts.size() > 2) {
-    const auto frac = parsed_number(parts[2]);
+    const auto frac = read_number(parts[2]);
     if (!frac || !(*frac >= 0) || !std::isfinite(*frac))
       throw fail("has an opening share that is no number of 0 or more");
     option.read_frac = static_cast<float>(*frac);
@@ -304,7 +296,7 @@ std::vector<float> read_prices(const PriceOption& option, int experts, const Exp
   const ExpertLayout& where = layout != nullptr ? *layout : single;
   const std::string origin = option.flag + " " + option.source;
   std::vector<float> given;
-  if (const auto value = parsed_number(option.source)) {
+  if (const auto value = read_number(option.source)) {
     given.push_back(price(*value, option.flag));
   } else {
     given = read_price_file(option.source);

@@ -3,9 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
+#include <optional>
 #include <sstream>
 
+#include "read_number.h"
 #include "thermoe/error.h"
 #include "thermoe/version.h"
 
@@ -48,13 +49,10 @@ std::vector<std::string> split_line(const std::string& line) {
 }
 
 double number_in(const std::string& path, size_t line, const std::string& text) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size())
-    throw IoError(path, fmt::format("line {} is damaged (\"{}\" is no number): remove the line, or "
-                                    "the file to begin anew",
-                                    line, text));
-  return value;
+  if (const std::optional<double> value = read_number(text)) return *value;
+  throw IoError(path, fmt::format("line {} is damaged (\"{}\" is no number): remove the line, or "
+                                  "the file to begin anew",
+                                  line, text));
 }
 
 // Names the first thing in which a row isn't the backend's.

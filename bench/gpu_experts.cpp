@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "gpu_timing.h"
 #include "kernels/cuda/cuda_resources.h"
 #include "kernels/cuda/decode_experts.h"
 #include "kernels/cuda/devices.h"
@@ -163,60 +164,20 @@ struct DevicePlan {
         weights(plan.weights) {}
 };
 
-// Median time of `launch`, called `launches` times in a graph.
-template <typename Launch>
-double median_us(int launches, int replays, const Launch& launch) {
-  cudaStream_t stream;
-  check(cudaStreamCreate(&stream), "making a stream");
-  cudaGraph_t graph;
-  cudaGraphExec_t replay;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing");
-  for (int i = 0; i < launches; ++i) check(launch(i, stream), "launching");
-  check(cudaStreamEndCapture(stream, &graph), "capturing");
-  check(cudaGraphInstantiate(&replay, graph, 0), "instantiating a graph");
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "making an event");
-  check(cudaEventCreate(&end), "making an event");
-  std::vector<double> times;
-  for (int i = 0; i < replays + 3; ++i) {
-    check(cudaEventRecord(begin, stream), "timing");
-    check(cudaGraphLaunch(replay, stream), "replaying");
-    check(cudaEventRecord(end, stream), "timing");
-    check(cudaEventSynchronize(end), "replaying");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin, end), "timing");
-    if (i >= 3) times.push_back(1e3 * static_cast<double>(ms) / launches);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaGraphExecDestroy(replay);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2];
-}
-
 // Bytes read and written per second by a large copy: the best of several.
 double copy_rate() {
   constexpr size_t kBytes = size_t{1} << 30;
+  constexpr int kCopies = 10;
   const cuda::DeviceBytes from(kBytes), to(kBytes);
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "making an event");
-  check(cudaEventCreate(&end), "making an event");
+  bench::GpuTimer timer;
   double best = 0;
   for (int i = 0; i < 5; ++i) {
-    constexpr int kCopies = 10;
-    check(cudaEventRecord(begin), "timing");
-    for (int c = 0; c < kCopies; ++c)
-      check(cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice), "copying");
-    check(cudaEventRecord(end), "timing");
-    check(cudaEventSynchronize(end), "copying");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin, end), "timing");
-    best = std::max(best, 2.0 * kBytes * kCopies / (1e-3 * static_cast<double>(ms)));
+    const double us = timer.us(nullptr, [&] {
+      for (int c = 0; c < kCopies; ++c)
+        check(cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice), "copying");
+    });
+    best = std::max(best, 2.0 * kBytes * kCopies / (1e-6 * us));
   }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
   return best;
 }
 
@@ -239,7 +200,9 @@ nlohmann::json measure(const Shape& shape, const Layer& layer, ExpertForm form, 
   cuda::DeviceBytes workspace(
       cuda::decode_experts_workspace(tokens, shape.k, shape.hidden, shape.inter));
   workspace.fill(0);
-  const double us = median_us(kLaunches, 25, [&](int i, cudaStream_t stream) {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreate(&stream), "making a stream");
+  const std::vector<double> times = bench::graph_times_us(stream, kLaunches, 3, 25, [&](int i) {
     const DevicePlan& plan = plans[static_cast<size_t>(i)];
     return cuda::decode_experts(
         {tokens, shape.k, shape.hidden, shape.inter, shape.experts, layer.experts(), x.data(),
@@ -247,6 +210,8 @@ nlohmann::json measure(const Shape& shape, const Layer& layer, ExpertForm form, 
          out.data(), workspace.data()},
         stream);
   });
+  cudaStreamDestroy(stream);
+  const double us = times[times.size() / 2];
   const double bytes = used * expert_bytes(shape, form);
   const double floor_us = bytes / bytes_per_s * 1e6;
   const char* name = kForms[static_cast<int>(form)];

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "gpu_timing.h"
 #include "kernels/cuda/cuda_resources.h"
 #include "kernels/cuda/routing.h"
 #include "thermoe/error.h"
@@ -180,37 +181,15 @@ class BenchRouter {
   }
 
   void time(BenchTimes& times) {
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t executable = nullptr;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal), "capturing");
-    for (int n = 0; n < kLaunches; ++n) {
-      launch_.input.scores = logits_[static_cast<size_t>(n)].data();
-      check(thermoe::cuda::launch_routing(launch_, workspace_.data(), workspace_.bytes(), stream_),
-            "routing");
-    }
-    check(cudaStreamEndCapture(stream_, &graph), "capturing");
-    check(cudaGraphInstantiate(&executable, graph, 0), "making a graph");
-    cudaEvent_t begin = nullptr, end = nullptr;
-    check(cudaEventCreate(&begin), "making an event");
-    check(cudaEventCreate(&end), "making an event");
-    std::vector<double> us;
-    for (int replay = 0; replay < kWarmUps + kReplays; ++replay) {
-      check(cudaEventRecord(begin, stream_), "timing");
-      check(cudaGraphLaunch(executable, stream_), "replaying");
-      check(cudaEventRecord(end, stream_), "timing");
-      check(cudaEventSynchronize(end), "timing");
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, begin, end), "timing");
-      if (replay >= kWarmUps) us.push_back(1e3 * static_cast<double>(ms) / kLaunches);
-    }
-    std::sort(us.begin(), us.end());
+    const std::vector<double> us =
+        thermoe::bench::graph_times_us(stream_, kLaunches, kWarmUps, kReplays, [&](int n) {
+          launch_.input.scores = logits_[static_cast<size_t>(n)].data();
+          return thermoe::cuda::launch_routing(launch_, workspace_.data(), workspace_.bytes(),
+                                               stream_);
+        });
     times.median_us = us[us.size() / 2];
     times.low_us = us[us.size() / 10];
     times.high_us = us[us.size() * 9 / 10];
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-    cudaGraphExecDestroy(executable);
-    cudaGraphDestroy(graph);
   }
 
   BenchCase bench_;

@@ -37,10 +37,10 @@ TEST(VariantList, IsReadInOrderOfAccuracy) {
   EXPECT_EQ(parse_precisions("bf16,int8,int4"),
             (std::vector{Precision::kStored, Precision::kInt8, Precision::kInt4}));
   EXPECT_EQ(parse_precisions("int4"), std::vector{Precision::kInt4});
-  EXPECT_REFUSED(parse_precisions("int8,int8"), "int8 is given twice");
-  EXPECT_REFUSED(parse_precisions("int4,int8"), "most accurate first");
+  EXPECT_ERROR(InvalidArgument, parse_precisions("int8,int8"), "int8 is given twice");
+  EXPECT_ERROR(InvalidArgument, parse_precisions("int4,int8"), "most accurate first");
   for (const char* bad : {"", "fp8", "int8,", ",int8", "int8 int4", "INT8"})
-    EXPECT_REFUSED(parse_precisions(bad), "known are bf16, int8, int4");
+    EXPECT_ERROR(InvalidArgument, parse_precisions(bad), "known are bf16, int8, int4");
 }
 
 TEST(Variants, DefaultsAreWhatTheCheckpointHolds) {
@@ -84,15 +84,16 @@ TEST(Variants, LayoutsHoldWhatEachExpertHas) {
 }
 
 TEST(Variants, ListsThatCannotBeServedAreRefused) {
-  EXPECT_REFUSED(Variants(plain_layers(), "int8", "models/nano"),
-                 "models/nano holds its experts in bf16 only: make a quantised checkpoint with "
-                 "thermoe quantize --model models/nano --out DIR");
-  EXPECT_REFUSED(Variants(plain_layers(), "bf16,int8", "m"), "thermoe quantize");
-  EXPECT_REFUSED(Variants(quantized_layers(), "bf16", "m"), "some experts in int8 and int4 only");
+  EXPECT_ERROR(InvalidArgument, Variants(plain_layers(), "int8", "models/nano"),
+               "models/nano holds its experts in bf16 only: make a quantised checkpoint with "
+               "thermoe quantize --model models/nano --out DIR");
+  EXPECT_ERROR(InvalidArgument, Variants(plain_layers(), "bf16,int8", "m"), "thermoe quantize");
+  EXPECT_ERROR(InvalidArgument, Variants(quantized_layers(), "bf16", "m"),
+               "some experts in int8 and int4 only");
   EXPECT_EQ(Variants(quantized_layers(), "bf16,int8", "m").name(), "bf16,int8");
   std::vector<LayerVariants> none = quantized_layers();
   none.pop_back();
-  EXPECT_REFUSED(Variants(none, "bf16,int8", "m"), "that it was quantised from");
+  EXPECT_ERROR(InvalidArgument, Variants(none, "bf16,int8", "m"), "that it was quantised from");
 }
 
 TEST(Variants, ReadsAreTheBytesOfEveryInstanceOpened) {

@@ -18,6 +18,7 @@
 #include "cost/paths.h"
 #include "cost/power_model.h"
 #include "cost/recorded_trace.h"
+#include "cost/shipped_twin.h"
 #include "thermoe/digital_twin.h"
 #include "thermoe/kernel_cost_model.h"
 
@@ -291,7 +292,7 @@ TEST_F(Assumptions, LeakageIsConvexInTemperatureAndTheLoopIsContracting) {
   EXPECT_LT(gap.largest_frac, 0.004);
   EXPECT_LT(largest(linear), 0.004);
 
-  const TwinParameters p = read_twin_parameters(test::h100_power());
+  const TwinParameters p = test::h100_twin();
   const double resistance = p.thermal.resistance_c_per_w();
   std::printf("  H100  idle power %.0f to %.0f C: %.3f W/C; identified: R dP/dT = %.4f\n",
               temperature.front(), temperature.back(), fit[1], resistance * p.leakage_w_per_c);
@@ -301,7 +302,7 @@ TEST_F(Assumptions, LeakageIsConvexInTemperatureAndTheLoopIsContracting) {
 
 // The twin's own steady state is the fixed point, and the iteration's errors shrink by R dP/dT.
 TEST_F(Assumptions, TheTemperatureIsTheFixedPointOfTheIteration) {
-  const TwinParameters p = read_twin_parameters(test::h100_power());
+  const TwinParameters p = test::h100_twin();
   const double resistance = p.thermal.resistance_c_per_w();
   CostEstimate work;
   work.latency_us = 500;
@@ -329,7 +330,7 @@ TEST_F(Assumptions, TheTemperatureIsTheFixedPointOfTheIteration) {
 // Without leakage and control the temperature is affine in the work's energy, at every time; with
 // linear leakage still, the loop only amplifies.
 TEST_F(Assumptions, TheThermalMapIsAffineInEnergy) {
-  TwinParameters p = read_twin_parameters(test::h100_power());
+  TwinParameters p = test::h100_twin();
   for (double leakage : {0.0, p.leakage_w_per_c}) {
     p.leakage_w_per_c = leakage;
     DigitalTwin twins[] = {DigitalTwin(p), DigitalTwin(p), DigitalTwin(p)};
@@ -352,7 +353,7 @@ TEST_F(Assumptions, TheThermalMapIsAffineInEnergy) {
 // Assumed, not measured (docs/device-model.md): power over the clock. And what prices made at one
 // clock are wrong by at another.
 TEST_F(Assumptions, ModelledPowerIsConvexInTheClockAndPricesDependOnIt) {
-  const TwinParameters p = read_twin_parameters(test::h100_power());
+  const TwinParameters p = test::h100_twin();
   std::vector<double> clock, power;
   for (double mhz = p.clock_min_mhz; mhz <= p.clock_max_mhz; mhz += 15) {
     clock.push_back(mhz);

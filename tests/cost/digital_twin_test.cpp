@@ -6,12 +6,13 @@
 
 #include "cost/paths.h"
 #include "cost/power_model.h"
+#include "cost/shipped_twin.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 namespace {
 
-TwinParameters fresh_h100() { return read_twin_parameters(test::h100_power()); }
+using test::h100_twin;
 
 // A decode step of 16 tokens on the default shape: 48 layers with 96 experts each, and the rest.
 CostEstimate decode_step(double distinct = 96) {
@@ -40,7 +41,7 @@ double settle_w(DigitalTwin& twin, const CostEstimate& work, double period_s, do
 }
 
 TEST(DigitalTwin, StartsIdleInEquilibrium) {
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   const double start_c = twin.temperature_c();
   const HardwareState before = twin.state();
   EXPECT_TRUE(before.present);
@@ -53,13 +54,13 @@ TEST(DigitalTwin, StartsIdleInEquilibrium) {
 }
 
 TEST(DigitalTwin, AnyStartEndsAtTheOneFixedPoint) {
-  DigitalTwin cold(fresh_h100()), hot(fresh_h100());
+  DigitalTwin cold(h100_twin()), hot(h100_twin());
   settle_w(hot, decode_step(), 0.02, 40);
   EXPECT_GT(hot.temperature_c(), cold.temperature_c() + 15);
   const double load = settle_w(cold, decode_step(40), 0.02, 400);
   EXPECT_NEAR(settle_w(hot, decode_step(40), 0.02, 400), load, 0.01);
   EXPECT_NEAR(cold.temperature_c(), hot.temperature_c(), 0.01);
-  const TwinParameters p = fresh_h100();
+  const TwinParameters p = h100_twin();
   const double r = p.thermal.resistance_c_per_w();
   // What the memory draws past the die's own pole cools it by up to two degrees; the fast pole
   // ripples by some tenths within a period.
@@ -68,7 +69,7 @@ TEST(DigitalTwin, AnyStartEndsAtTheOneFixedPoint) {
 }
 
 TEST(DigitalTwin, EnergyIsTheSumOfTheStepsAndTheIntegralOfThePower) {
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   TwinEnvironment environment;
   environment.power_cap_w = 450;
   twin.set_environment(environment);
@@ -95,12 +96,12 @@ TEST(DigitalTwin, EnergyIsTheSumOfTheStepsAndTheIntegralOfThePower) {
 }
 
 TEST(DigitalTwin, PowerIsTheFormulaAtFullClock) {
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   const CostEstimate work = decode_step();
   const double before_c = twin.temperature_c();
   const TwinStep step = twin.advance(work, 0);
   const double expected_w =
-      cost::power_w(fresh_h100(), 1980, before_c, cost::activity_of(work, work.latency_us));
+      cost::power_w(h100_twin(), 1980, before_c, cost::activity_of(work, work.latency_us));
   // Leakage grows by a watt as the die warms within the step.
   EXPECT_NEAR(step.energy_j / step.busy_s, expected_w, 2.0);
   EXPECT_NEAR(step.busy_s, work.latency_us * 1e-6, 1e-12);
@@ -108,7 +109,7 @@ TEST(DigitalTwin, PowerIsTheFormulaAtFullClock) {
 }
 
 TEST(DigitalTwin, ResultsDoNotDependOnHowTimeIsCut) {
-  DigitalTwin coarse(fresh_h100()), fine(fresh_h100());
+  DigitalTwin coarse(h100_twin()), fine(h100_twin());
   TwinEnvironment environment;
   environment.power_cap_w = 500;
   coarse.set_environment(environment);
@@ -126,7 +127,7 @@ TEST(DigitalTwin, ResultsDoNotDependOnHowTimeIsCut) {
 }
 
 TEST(DigitalTwin, IsDeterministic) {
-  DigitalTwin a(fresh_h100()), b(fresh_h100());
+  DigitalTwin a(h100_twin()), b(h100_twin());
   const CostEstimate step = decode_step(), again = decode_step();
   for (int i = 0; i < 500; ++i) {
     EXPECT_EQ(a.advance(step, 0.02).energy_j, b.advance(again, 0.02).energy_j);
@@ -138,7 +139,7 @@ TEST(DigitalTwin, PowerMeetsTheCapAndIsMonotoneInIt) {
   const CostEstimate work = decode_step();
   double last_w = 0, last_step_s = 1;
   for (double cap : {300.0, 350.0, 400.0, 450.0, 500.0, 550.0, 600.0, 650.0, 700.0}) {
-    DigitalTwin twin(fresh_h100());
+    DigitalTwin twin(h100_twin());
     TwinEnvironment environment;
     environment.power_cap_w = cap;
     twin.set_environment(environment);
@@ -155,7 +156,7 @@ TEST(DigitalTwin, PowerMeetsTheCapAndIsMonotoneInIt) {
 }
 
 TEST(DigitalTwin, SaysSoWhereNoClockMeetsTheCap) {
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   TwinEnvironment environment;
   environment.power_cap_w = 110;  // below idle
   twin.set_environment(environment);
@@ -166,7 +167,7 @@ TEST(DigitalTwin, SaysSoWhereNoClockMeetsTheCap) {
 }
 
 TEST(DigitalTwin, HotInletThrottlesAtTheSlowdownTemperatureAndRecovers) {
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   const CostEstimate work = decode_step();
   settle_w(twin, work, 0.02, 40);
   EXPECT_EQ(*twin.state().throttle_reasons, 0u);
@@ -193,7 +194,7 @@ TEST(DigitalTwin, HotInletThrottlesAtTheSlowdownTemperatureAndRecovers) {
 }
 
 TEST(DigitalTwin, FarAboveTheThresholdTheHardwareSlowsDown) {
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   TwinEnvironment environment;
   environment.inlet_c = 80;
   twin.set_environment(environment);
@@ -203,7 +204,7 @@ TEST(DigitalTwin, FarAboveTheThresholdTheHardwareSlowsDown) {
 }
 
 TEST(DigitalTwin, SourceReadsTheTwin) {
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   const auto source = twin.source();
   EXPECT_EQ(source->name(), "twin");
   EXPECT_EQ(source->device().name, "NVIDIA H100 80GB HBM3");
@@ -214,10 +215,10 @@ TEST(DigitalTwin, SourceReadsTheTwin) {
 }
 
 TEST(DigitalTwin, RefusesNonsense) {
-  TwinParameters p = fresh_h100();
+  TwinParameters p = h100_twin();
   p.leakage_w_per_c = 30;  // runs away
   EXPECT_THROW(DigitalTwin{p}, InvalidArgument);
-  DigitalTwin twin(fresh_h100());
+  DigitalTwin twin(h100_twin());
   EXPECT_THROW(twin.idle(-1), InvalidArgument);
   CostEstimate work;
   work.latency_us = NAN;

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <random>
 
-#include "cost/paths.h"
+#include "cost/shipped_twin.h"
 #include "thermoe/digital_twin.h"
 #include "thermoe/error.h"
 
@@ -13,7 +13,7 @@ namespace thermoe {
 namespace {
 
 ThermalParameters two_poles() { return {{{0.02, 0.5}, {0.03, 20}}, 0.6, 30}; }
-ThermalParameters h100_thermal() { return read_twin_parameters(test::h100_power()).thermal; }
+ThermalParameters h100_thermal() { return test::h100_twin().thermal; }
 
 TEST(ThermalModel, IsTheSolutionOfTheEquations) {
   ThermalModel model(two_poles());

@@ -3,14 +3,14 @@
 
 #include <cmath>
 
-#include "cost/paths.h"
+#include "cost/shipped_twin.h"
 #include "thermoe/digital_twin.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
 namespace {
 
-TwinParameters h100_twin() { return read_twin_parameters(test::h100_power()); }
+using test::h100_twin;
 
 CostEstimate kernel(double clock_bound_frac) {
   CostEstimate work;

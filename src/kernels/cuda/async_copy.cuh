@@ -105,9 +105,9 @@ __device__ inline void copy_vectors(void* to, const void* from, uint32_t bytes, 
     copy_vector(static_cast<unsigned char*>(to) + at, static_cast<const unsigned char*>(from) + at);
 }
 
-// What other threads' ordinary writes left in global memory, seen by an acquire, becomes visible to
-// the copies that follow.
-__device__ inline void order_copies_after_acquire() {
+// Between ordinary writes to global memory and bulk copies of what they wrote: by who tells of the
+// writes, before the release, and by who copies, after the acquire.
+__device__ inline void order_with_copies() {
 #if THERMOE_BULK_COPY
   asm volatile("fence.proxy.async;" ::: "memory");
 #endif

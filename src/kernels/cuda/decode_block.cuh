@@ -66,7 +66,7 @@ struct Block {
   unsigned char* units;
   int unit_count;
   Workspace workspace;
-  int warp, lane;
+  int lane;
 
   __device__ TicketReader tickets() const { return {static_cast<int>(blockIdx.x)}; }
   // Until the unit's contents of the round before were used. Teams empty units out of order, and

@@ -65,7 +65,6 @@ __global__ void __launch_bounds__(kThreads, 1)
                     memory,
                     unit_count,
                     workspace_of(arguments),
-                    warp,
                     static_cast<int>(threadIdx.x) % kWarp};
   if (threadIdx.x == 0) init_barriers(shared, unit_count);
   if (warp == kFetchWarp) fill_job_table(arguments, block.lane, shared.table);

@@ -157,7 +157,7 @@ struct Feeder {
       if (!ready && batch + block.lane < number + kAsk) ready = load_acquire(counter) >= least;
       asked = true;
     }
-    if (asked) order_copies_after_acquire();
+    if (asked) order_with_copies();
   }
 
   // `row` of each lane's token, `bytes` of it.

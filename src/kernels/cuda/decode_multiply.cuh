@@ -41,7 +41,7 @@ struct Teller {
     while (!ended[0] || !ended[1]) {
       const int first = ended[0] ? 0 : written(0), second = ended[1] ? 0 : written(1);
       if (first + second == 0) continue;
-      order_copies_after_acquire();
+      order_with_copies();
       __threadfence();
       tell(0, first);
       tell(1, second);
@@ -124,7 +124,7 @@ struct Multiplier {
 // A warp takes groups warp, warp + 8, ... of each stage.
 template <ExpertForm Form, int NT>
 __device__ void Multiplier::accumulate(const Job& work, Sums<Form, NT>& sums) {
-  constexpr int kWeightUnits = Form == ExpertForm::kInt4 ? 1 : 2, kUnits = kWeightUnits + NT;
+  constexpr int kWeightUnits = weight_units(Form), kUnits = kWeightUnits + NT;
   Shared& shared = block.shared;
   const int groups =
       (work.kind == JobKind::kUp ? block.arguments.hidden : block.arguments.inter) / kGroup;
@@ -208,7 +208,7 @@ __device__ void Multiplier::run_tile(const Job& work) {
 
 template <ExpertForm Form>
 __device__ void Multiplier::run_form(const Job& work) {
-  if (work.count <= 8)
+  if (token_tiles(work.count) == 1)
     run_tile<Form, 1>(work);
   else
     run_tile<Form, 2>(work);

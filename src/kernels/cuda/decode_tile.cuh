@@ -29,7 +29,9 @@ static_assert(kUnitBytes >= 8 * kRowPitch);
 
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-__device__ inline int weight_units(ExpertForm form) { return form == ExpertForm::kInt4 ? 1 : 2; }
+__host__ __device__ constexpr int weight_units(ExpertForm form) {
+  return form == ExpertForm::kInt4 ? 1 : 2;
+}
 // Token tiles, of 8 tokens each, that a job's products have.
 __device__ inline int token_tiles(int count) { return count <= 8 ? 1 : 2; }
 

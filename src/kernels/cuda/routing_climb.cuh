@@ -46,40 +46,29 @@ __host__ __device__ inline size_t table_bytes(const ClimbShape& shape, const Rou
 __host__ __device__ inline size_t carve_climb(unsigned char* base, unsigned char* workspace,
                                               const ClimbShape& shape, const RouterInput& input,
                                               ClimbBoard* board) {
-  size_t at = 0;
-  const auto take = [&](size_t bytes) {
-    unsigned char* begin = base + at;
-    at += (bytes + 15) / 16 * 16;
-    return begin;
-  };
-  const auto fixed = [&](size_t count) { return reinterpret_cast<Fixed*>(take(count * 8)); };
-  const auto ints = [&](size_t count) { return reinterpret_cast<int*>(take(count * 4)); };
+  Carver carver{base};
   const size_t padded = static_cast<size_t>(shape.rows) * 32;
   const size_t tokens = static_cast<size_t>(input.tokens), pairs = tokens * input.k;
   ClimbBoard out{};
-  out.pack.counts = reinterpret_cast<BlockCounts*>(take(sizeof(BlockCounts)));
-  out.pack.users = reinterpret_cast<unsigned*>(ints(padded * shape.words));
-  out.pack.total = ints(padded);
-  out.pack.offset = ints(padded + 1);
-  out.pack.placed = ints(pairs);
-  out.pack.words = shape.words;
-  out.open = fixed(padded);
-  out.charge = fixed(padded);
-  out.gain = fixed(padded);
-  out.next_value = fixed(tokens);
-  out.least = fixed(tokens);
-  out.alternative = fixed(pairs);
-  out.held = ints(pairs);
-  out.own = ints(pairs);
-  out.next = ints(tokens);
-  out.held_slots = reinterpret_cast<unsigned*>(ints(tokens * 32));
-  out.mass = reinterpret_cast<float*>(ints(tokens));
-  out.is_open = take(padded);
-  unsigned char* table = shape.shared ? take(table_bytes(shape, input)) : workspace;
+  out.pack = carve_pack(carver, padded, shape.words, pairs);
+  out.open = carver.take<Fixed>(padded);
+  out.charge = carver.take<Fixed>(padded);
+  out.gain = carver.take<Fixed>(padded);
+  out.next_value = carver.take<Fixed>(tokens);
+  out.least = carver.take<Fixed>(tokens);
+  out.alternative = carver.take<Fixed>(pairs);
+  out.held = carver.take<int>(pairs);
+  out.own = carver.take<int>(pairs);
+  out.next = carver.take<int>(tokens);
+  out.held_slots = carver.take<unsigned>(tokens * 32);
+  out.mass = carver.take<float>(tokens);
+  out.is_open = carver.take<unsigned char>(padded);
+  unsigned char* table =
+      shape.shared ? carver.take<unsigned char>(table_bytes(shape, input)) : workspace;
   out.values = reinterpret_cast<Fixed*>(table);
   out.scores = reinterpret_cast<float*>(table + tokens * padded * sizeof(Fixed));
   if (base != nullptr) *board = out;
-  return at;
+  return carver.at;
 }
 
 // One thread's part in the search.

@@ -25,6 +25,19 @@ struct BlockCounts {
 };
 constexpr unsigned kBadBase = 1024;  // > kMostExperts
 
+// Lays arrays out one after the other, 16 bytes aligned. `base` null: only counts the bytes.
+struct Carver {
+  unsigned char* base;
+  size_t at = 0;
+
+  template <typename T>
+  __host__ __device__ T* take(size_t count) {
+    unsigned char* begin = base + at;
+    at += (count * sizeof(T) + 15) / 16 * 16;
+    return reinterpret_cast<T*>(begin);
+  }
+};
+
 // The pack's part of a block's shared memory. `words` of 32 tokens an instance.
 struct PackBoard {
   BlockCounts* counts;
@@ -53,6 +66,19 @@ struct PackBoard {
     return before + __popc(users[i * words + (n >> 5)] & ((1u << (n & 31)) - 1u));
   }
 };
+
+// `padded`: instances, padded to rows of 32; `pairs`: of the block.
+__host__ __device__ inline PackBoard carve_pack(Carver& carver, size_t padded, int words,
+                                                size_t pairs) {
+  PackBoard board{};
+  board.counts = carver.take<BlockCounts>(1);
+  board.users = carver.take<unsigned>(padded * words);
+  board.total = carver.take<int>(padded);
+  board.offset = carver.take<int>(padded + 1);
+  board.placed = carver.take<int>(pairs);
+  board.words = words;
+  return board;
+}
 
 __device__ inline void note_bad(const PackBoard& board, unsigned bad_expert, float mass, int t,
                                 int lane) {

@@ -30,30 +30,19 @@ struct TokenBoard {
 __host__ __device__ inline size_t carve_tokens(unsigned char* base, const TokenShape& shape,
                                                const RouterInput& input, bool priced,
                                                TokenBoard* board) {
-  size_t at = 0;
-  const auto take = [&](size_t bytes) {
-    unsigned char* begin = base + at;
-    at += (bytes + 15) / 16 * 16;
-    return begin;
-  };
+  Carver carver{base};
   const size_t padded = static_cast<size_t>(shape.rows) * 32;
   TokenBoard out{};
-  out.pack.counts = reinterpret_cast<BlockCounts*>(take(sizeof(BlockCounts)));
-  out.pack.users = reinterpret_cast<unsigned*>(take(padded * shape.words * sizeof(unsigned)));
-  out.pack.total = reinterpret_cast<int*>(take(padded * sizeof(int)));
-  out.pack.offset = reinterpret_cast<int*>(take((padded + 1) * sizeof(int)));
-  out.pack.placed = reinterpret_cast<int*>(
-      take(static_cast<size_t>(shape.tokens_per_block) * input.k * sizeof(int)));
-  out.pack.words = shape.words;
-  out.before = reinterpret_cast<int*>(take(padded * sizeof(int)));
+  out.pack = carve_pack(carver, padded, shape.words,
+                        static_cast<size_t>(shape.tokens_per_block) * input.k);
+  out.before = carver.take<int>(padded);
   if (priced) {
-    out.charge = reinterpret_cast<Fixed*>(take(padded * sizeof(Fixed)));
-    out.row = reinterpret_cast<Fixed*>(take(padded * shape.warps * sizeof(Fixed)));
-    out.scores = reinterpret_cast<float*>(
-        take(static_cast<size_t>(input.experts) * shape.warps * sizeof(float)));
+    out.charge = carver.take<Fixed>(padded);
+    out.row = carver.take<Fixed>(padded * shape.warps);
+    out.scores = carver.take<float>(static_cast<size_t>(input.experts) * shape.warps);
   }
   if (base != nullptr) *board = out;
-  return at;
+  return carver.at;
 }
 
 // The same in the workspace of a launch of many blocks.
