@@ -51,6 +51,7 @@ class AdaptiveRouter : public RoutingPolicy {
   explicit AdaptiveRouter(AdaptiveRouterSettings settings = {});
   ~AdaptiveRouter() override;
   const char* name() const override { return "adaptive"; }
+  const AdaptiveRouterSettings& settings() const;
   void route(const RoutingRequest& request, RoutingPlan& plan) override;
 
  private:

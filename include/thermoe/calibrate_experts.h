@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "thermoe/expert_calibration.h"
+#include "thermoe/language_model.h"
 #include "thermoe/thread_pool.h"
-#include "thermoe/transformer.h"
 
 namespace thermoe {
 
@@ -23,11 +23,12 @@ struct CalibrationSettings {
 // Runs `texts` (tokens, one text after the other) through the model with its own top-k and measures
 // every MoE layer's experts: loads and norms over all tokens, similarity over some. Beside the
 // forward pass's own buffers it needs [layers, E, E] doubles and some 64 MB. The result depends on
-// the thread count in no bit, and has no `model` name yet. `pool` is the model's own. Throws
-// InvalidArgument where there is no token, a token is outside the vocabulary, or a setting is below
-// 1.
-ExpertCalibration calibrate_experts(Transformer& model, std::span<const std::vector<int32_t>> texts,
-                                    ThreadPool& pool, const CalibrationSettings& settings = {});
+// the thread count in no bit, and has no `model` name yet. `model` runs on the CPU, on `pool`.
+// Throws InvalidArgument where there is no token, a token is outside the vocabulary, or a setting
+// is below 1.
+ExpertCalibration calibrate_experts(LanguageModel& model,
+                                    std::span<const std::vector<int32_t>> texts, ThreadPool& pool,
+                                    const CalibrationSettings& settings = {});
 
 // Throws InvalidArgument saying what differs where the calibration is not of such a model: another
 // number of layers, experts or top-k, or other layers sparse.

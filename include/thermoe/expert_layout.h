@@ -10,9 +10,10 @@ namespace thermoe {
 
 // A precision that experts are kept in.
 struct ExpertVariant {
-  std::string name;      // "bf16", "int8", "int4"
-  float error_frac = 0;  // measured relative error of an expert's output, see UtilityModel
-  float read_frac = 1;   // bytes that opening it reads, of what the original bf16 would read
+  std::string name;        // "bf16", "int8", "int4", "fp8"
+  float error_frac = 0;    // measured relative error of an expert's output, see UtilityModel
+  float read_frac = 1;     // bytes that opening it reads, of what the original bf16 would read
+  float compute_frac = 1;  // time of a token's arithmetic in it, of bf16's
 };
 
 // One expert in one variant on one device. Two devices that hold the same variant are replicas.

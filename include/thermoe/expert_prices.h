@@ -32,8 +32,9 @@ struct ExpertPrices {
     };
     return none(open) && none(slope) && none(device_open) && none(device_slope);
   }
-  // Of a layout's instances: `open_price` is that of an expert in the original bf16, and a variant
-  // that reads fewer bytes costs so much less: open[i] = open_price * read_frac of its variant.
+  // Of a layout's instances: the prices are those of an expert in the original bf16, and a variant
+  // that reads fewer bytes or computes faster costs so much less: open[i] = open_price * read_frac,
+  // slope[i] = slope_price * compute_frac of its variant.
   static ExpertPrices of_layout(const ExpertLayout& layout, float open_price,
                                 float slope_price = 0.0f);
   static ExpertPrices uniform(int experts, float open_price, float slope_price = 0.0f) {

@@ -64,7 +64,8 @@ class Governor {
   // of them, capped at max_open_price.
   ExpertPrices prices(const CostSurrogate& surrogate, int experts) const;
   // The same of a layout's instances: opening one costs the expert's (capped) price times the share
-  // of its bytes that the variant reads, so that prices move precision as well as experts.
+  // of its bytes that the variant reads, and a token in it times the share of its arithmetic, so
+  // that prices move precision as well as experts.
   ExpertPrices prices(const CostSurrogate& surrogate, const ExpertLayout& layout) const;
 
  private:

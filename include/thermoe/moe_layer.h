@@ -21,11 +21,13 @@ struct MoeSettings {
   int layer = 0;            // this layer's number, passed to the policy
 };
 
-// What an expert runs in: as the checkpoint stores it, or in nested planes.
-enum class Precision : uint8_t { kStored, kInt8, kInt4 };
-constexpr int kPrecisions = 3;
+// What an expert runs in: as the checkpoint stores it, in nested planes, or (on a GPU alone) with
+// fp8 arithmetic.
+enum class Precision : uint8_t { kStored, kInt8, kInt4, kFp8 };
+constexpr int kPrecisions = 4;
 
-// Of a layout's variant: "int8" and "int4" are nested planes, "bf16", "f16" and "f32" as stored.
+// Of a layout's variant: "int8" and "int4" are nested planes, "fp8" is e4m3, "bf16", "f16" and
+// "f32" as stored.
 // Throws InvalidArgument for any other name.
 Precision precision_of(std::string_view variant_name);
 
@@ -35,6 +37,7 @@ struct ExpertWeights {
   std::optional<QuantizedExpert> quantized;
 
   bool has(Precision precision) const {
+    if (precision == Precision::kFp8) return false;
     return precision == Precision::kStored ? stored.has_value() : quantized.has_value();
   }
   // What it runs in where nobody says: as stored, else int8.
@@ -89,6 +92,7 @@ class MoeLayer {
   int experts() const { return static_cast<int>(experts_.size()); }
   const ExpertWeights& expert(int id) const { return experts_[static_cast<size_t>(id)]; }
   int64_t hidden_size() const { return gate_.cols; }
+  const WeightView& gate() const { return gate_; }
   const MoeSettings& settings() const { return settings_; }
 
   // out = moe(x), both [N, hidden] f32, not overlapping. `groups` partition the rows in order; each

@@ -30,6 +30,8 @@ std::span<const PolicyInfo> known_policies();
 // What policies may need beside the scores. Must outlive the policy.
 struct PolicyContext {
   const ExpertCalibration* calibration = nullptr;  // for sere and adaptive:utility=calibrated
+  bool on_gpu =
+      false;  // adaptive then climbs, as the GPU's routing kernel does, unless told not to
 };
 
 // A policy of its specification: "topk", "oea:k0=4", "xshare:budget=32",

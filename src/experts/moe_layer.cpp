@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "experts/group_routing.h"
 #include "experts/moe_workspace.h"
 #include "experts/row_tasks.h"
 #include "kernels/cpu/elementwise.h"
@@ -16,61 +17,6 @@ namespace {
 
 // The packed order of rows depends only on whether the weights are bf16.
 bool same_order(DType a, DType b) { return (a == DType::kBf16) == (b == DType::kBf16); }
-
-// Slots of every token, ids in range, unused ones (-1) last: what run_experts and combine rely on.
-// With a layout, every used slot has an instance of its expert.
-bool well_formed(const RoutingPlan& plan, int64_t tokens, int experts, int top_k,
-                 const ExpertLayout* layout) {
-  if (plan.k < top_k) return false;
-  const size_t k = static_cast<size_t>(plan.k), pairs = static_cast<size_t>(tokens) * k;
-  if (plan.tokens != tokens || plan.ids.size() != pairs || plan.weights.size() != pairs)
-    return false;
-  if (layout != nullptr && plan.instances.size() != pairs) return false;
-  bool unused = false;
-  for (size_t pair = 0; pair < pairs; ++pair) {
-    const int32_t id = plan.ids[pair];
-    if (id < -1 || id >= experts) return false;
-    if (layout != nullptr && id >= 0) {
-      const int32_t i = plan.instances[pair];
-      if (i < 0 || i >= layout->count() || layout->instances[static_cast<size_t>(i)].expert != id)
-        return false;
-    }
-    const bool follows_unused = unused && pair % k != 0;
-    unused = id < 0;
-    if (follows_unused && !unused) return false;
-  }
-  return true;
-}
-
-// Rows of k values, filled up with `fill` to rows of `wide` values.
-template <typename T>
-void widen_rows(std::vector<T>& values, size_t k, size_t wide, T fill) {
-  const size_t rows = values.size() / k;
-  values.resize(rows * wide);
-  for (size_t row = rows; row-- > 0;) {
-    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(row * k);
-    const auto end = values.begin() + static_cast<std::ptrdiff_t>(row * wide);
-    std::copy_backward(begin, begin + static_cast<std::ptrdiff_t>(k),
-                       end + static_cast<std::ptrdiff_t>(k));
-    std::fill(end + static_cast<std::ptrdiff_t>(k), end + static_cast<std::ptrdiff_t>(wide), fill);
-  }
-}
-
-// Appends a group's plan; both get as many slots as the wider needs.
-void append(RoutingPlan& group, RoutingPlan& all) {
-  RoutingPlan& narrow = group.k < all.k ? group : all;
-  const int wide = std::max(group.k, all.k);
-  if (narrow.k < wide) {
-    const size_t k = static_cast<size_t>(narrow.k), to = static_cast<size_t>(wide);
-    widen_rows(narrow.ids, k, to, int32_t{-1});
-    widen_rows(narrow.instances, k, to, int32_t{-1});
-    widen_rows(narrow.weights, k, to, 0.0f);
-    narrow.k = wide;
-  }
-  all.ids.insert(all.ids.end(), group.ids.begin(), group.ids.end());
-  all.instances.insert(all.instances.end(), group.instances.begin(), group.instances.end());
-  all.weights.insert(all.weights.end(), group.weights.begin(), group.weights.end());
-}
 
 std::vector<ExpertWeights> as_weights(const std::vector<SimpleExpert>& experts) {
   std::vector<ExpertWeights> weights;
@@ -108,10 +54,12 @@ void check_partition(std::span<const RowGroup> groups, int64_t rows) {
 Precision precision_of(std::string_view variant_name) {
   if (variant_name == "int8") return Precision::kInt8;
   if (variant_name == "int4") return Precision::kInt4;
+  if (variant_name == "fp8") return Precision::kFp8;
   if (variant_name == "bf16" || variant_name == "f16" || variant_name == "f32")
     return Precision::kStored;
   throw InvalidArgument(
-      fmt::format("experts can't run in '{}': known are bf16 (or f16, f32: as stored), int8, int4",
+      fmt::format("experts can't run in '{}': known are bf16 (or f16, f32: as stored), int8, int4, "
+                  "fp8",
                   variant_name));
 }
 
@@ -169,7 +117,8 @@ void MoeLayer::read_layout(const ExpertLayout* layout) {
     if (!expert(instance.expert).has(targets.back().precision))
       throw InvalidArgument(fmt::format(
           "layer {}: expert {} is not held in {}: {}", settings_.layer, instance.expert, name,
-          targets.back().precision == Precision::kStored
+          targets.back().precision == Precision::kFp8 ? "fp8 runs on a GPU alone"
+          : targets.back().precision == Precision::kStored
               ? "use the checkpoint that it was quantised from, or leave the variant out"
               : "make a quantised checkpoint with thermoe quantize, or leave the variant out"));
   }
@@ -207,41 +156,14 @@ void MoeLayer::score(ConstMatrix x, ThreadPool& pool) {
           settings_.layer, i / count, i % count, scores[i]));
 }
 
-// Routes each group and joins the plans into the workspace's.
 void MoeLayer::route(std::span<const RowGroup> groups, RoutingPolicy& policy,
                      const ExpertPrices* prices, const ExpertLayout* layout,
                      PlanObserver* observer) {
   MoeWorkspace& ws = *workspace_;
-  // With one instance of each expert, instance and expert have one number.
-  if (layout != nullptr && layout->one_each()) layout = nullptr;
-  RoutingPlan& all = ws.plan;
   const int64_t rows = groups.empty() ? 0 : groups.back().first + groups.back().count;
-  all.tokens = static_cast<int>(rows);
-  all.experts = experts();
-  all.k = settings_.top_k;
-  all.ids.clear();
-  all.instances.clear();
-  all.weights.clear();
-  for (const RowGroup& group : groups) {
-    RoutingRequest request;
-    request.scores =
-        ConstMatrix(ws.scores.data() + group.first * experts(), group.count, experts());
-    request.k = settings_.top_k;
-    request.renormalize = settings_.renormalize;
-    request.prices = prices;
-    request.layer = settings_.layer;
-    request.layout = layout;
-    RoutingPlan& plan = ws.group_plan;
-    policy.route(request, plan);
-    if (!well_formed(plan, group.count, experts(), settings_.top_k, layout))
-      throw InvalidArgument(
-          fmt::format("layer {}: policy {} made no plan for {} rows of {} experts", settings_.layer,
-                      policy.name(), group.count, experts()));
-    if (layout == nullptr) plan.instances = plan.ids;
-    if (observer != nullptr) observer->on_plan(settings_.layer, plan);
-    append(plan, all);
-  }
-  pack(all, static_cast<int>(ws.targets.size()));
+  route_groups(ConstMatrix(ws.scores.data(), rows, experts()), groups, settings_,
+               {policy, prices, layout, observer}, ws.group_plan, ws.plan);
+  pack(ws.plan, static_cast<int>(ws.targets.size()));
 }
 
 void MoeLayer::run_experts(ConstMatrix x, ThreadPool& pool) {

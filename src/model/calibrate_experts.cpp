@@ -35,10 +35,11 @@ class Recorder : public PlanObserver {
 // Windows of one text after the other through the model.
 class Windows {
  public:
-  Windows(Transformer& model, Recorder& recorder, int64_t context, int64_t tokens, int64_t sampled)
+  Windows(LanguageModel& model, Recorder& recorder, int64_t context, int64_t tokens,
+          int64_t sampled)
       : model_(model),
         recorder_(recorder),
-        cache_(model.config(), 1, context),
+        cache_(model.make_cache(1, context)),
         sequences_(static_cast<size_t>(context), 0),
         tokens_(tokens),
         sampled_(sampled) {
@@ -56,15 +57,15 @@ class Windows {
                     std::span(sequences_).first(window.size()),
                     std::span(positions_).first(window.size()),
                     {&all, 1}},
-                   {.policy = &policy_, .prices = {}, .observer = &recorder_}, cache_, {}, {});
+                   {.policy = &policy_, .prices = {}, .observer = &recorder_}, *cache_, {}, {});
   }
   int64_t seen() const { return seen_; }
 
  private:
-  Transformer& model_;
+  LanguageModel& model_;
   Recorder& recorder_;
   TopKPolicy policy_;
-  KvCache cache_;
+  std::unique_ptr<SequenceCache> cache_;
   std::vector<int32_t> sequences_, positions_;
   int64_t tokens_, sampled_, seen_ = 0;
 };
@@ -75,8 +76,9 @@ std::string shape_of(int64_t layers, int experts, int top_k) {
 
 }  // namespace
 
-ExpertCalibration calibrate_experts(Transformer& model, std::span<const std::vector<int32_t>> texts,
-                                    ThreadPool& pool, const CalibrationSettings& settings) {
+ExpertCalibration calibrate_experts(LanguageModel& model,
+                                    std::span<const std::vector<int32_t>> texts, ThreadPool& pool,
+                                    const CalibrationSettings& settings) {
   if (settings.context < 1 || settings.similarity_tokens < 1)
     throw InvalidArgument(fmt::format("context {} and similarity_tokens {} must be 1 or more",
                                       settings.context, settings.similarity_tokens));

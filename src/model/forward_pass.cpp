@@ -52,11 +52,7 @@ void ForwardPass::begin(const TokenBatch& batch, const WeightView& embeddings) {
 // cos and sin of position * theta^(-2i / head_dim), the angle rounded to f32 as transformers does.
 void ForwardPass::prepare_rotations() {
   const int64_t half = config_.head_dim / 2;
-  if (frequencies_.empty())
-    for (int64_t i = 0; i < half; ++i)
-      frequencies_.push_back(static_cast<float>(
-          1.0 / std::pow(config_.rope_theta,
-                         2.0 * static_cast<double>(i) / static_cast<double>(config_.head_dim))));
+  if (frequencies_.empty()) frequencies_ = rope_frequencies(config_);
   const Matrix cosines = sized(cosines_, rows_, half), sines = sized(sines_, rows_, half);
   for_rows(pool_, rows_, 64 * half, [&](int64_t first, int64_t count, int) {
     for (int64_t r = first; r < first + count; ++r) {

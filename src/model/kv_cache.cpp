@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "kernels/cpu/attention.h"
+#include "model/batch_check.h"
 #include "thermoe/error.h"
 
 namespace thermoe {
@@ -22,14 +23,7 @@ float* allocate(int64_t floats) {
 
 KvCache::KvCache(const ModelConfig& config, int sequences, int64_t max_positions)
     : impl_(std::make_unique<Impl>()) {
-  if (sequences < 1 || max_positions < 1)
-    throw InvalidArgument(
-        fmt::format("a key-value cache of {} sequences of {} positions: both must "
-                    "be 1 or more",
-                    sequences, max_positions));
-  if (config.max_positions > 0 && max_positions > config.max_positions)
-    throw InvalidArgument(fmt::format("{} positions are more than the model's {}", max_positions,
-                                      config.max_positions));
+  check_cache_size(config, sequences, max_positions);
   Impl& impl = *impl_;
   impl.layers = config.layers;
   impl.sequences = sequences;
@@ -44,7 +38,6 @@ KvCache::KvCache(const ModelConfig& config, int sequences, int64_t max_positions
 }
 
 KvCache::~KvCache() = default;
-KvCache::KvCache(KvCache&&) noexcept = default;
 int KvCache::sequences() const { return impl_->sequences; }
 int64_t KvCache::max_positions() const { return impl_->max_positions; }
 size_t KvCache::bytes() const {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <string>
 
 #include "model/nested_weights.h"
@@ -90,6 +91,15 @@ class Binder {
 };
 
 }  // namespace
+
+std::vector<float> rope_frequencies(const ModelConfig& config) {
+  std::vector<float> frequencies;
+  for (int64_t i = 0; i < config.head_dim / 2; ++i)
+    frequencies.push_back(static_cast<float>(
+        1.0 / std::pow(config.rope_theta,
+                       2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim))));
+  return frequencies;
+}
 
 TransformerWeights bind_weights(const Checkpoint& checkpoint,
                                 const std::shared_ptr<MoeWorkspace>& workspace) {

@@ -36,4 +36,7 @@ struct TransformerWeights {
 TransformerWeights bind_weights(const Checkpoint& checkpoint,
                                 const std::shared_ptr<MoeWorkspace>& workspace);
 
+// [head_dim / 2] radians a position: theta^(-2i / head_dim).
+std::vector<float> rope_frequencies(const ModelConfig& config);
+
 }  // namespace thermoe

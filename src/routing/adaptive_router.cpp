@@ -225,6 +225,8 @@ AdaptiveRouter::AdaptiveRouter(AdaptiveRouterSettings settings) : impl_(std::mak
 
 AdaptiveRouter::~AdaptiveRouter() = default;
 
+const AdaptiveRouterSettings& AdaptiveRouter::settings() const { return impl_->settings; }
+
 void AdaptiveRouter::route(const RoutingRequest& request, RoutingPlan& plan) {
   impl_->route(request, plan);
 }

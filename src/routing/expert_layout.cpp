@@ -66,8 +66,10 @@ bool ExpertLayout::plain() const {
 ExpertPrices ExpertPrices::of_layout(const ExpertLayout& layout, float open_price,
                                      float slope_price) {
   ExpertPrices prices = uniform(layout.count(), open_price, slope_price);
-  for (int i = 0; i < layout.count(); ++i)
+  for (int i = 0; i < layout.count(); ++i) {
     prices.open[static_cast<size_t>(i)] *= layout.variant_of(i).read_frac;
+    prices.slope[static_cast<size_t>(i)] *= layout.variant_of(i).compute_frac;
+  }
   return prices;
 }
 

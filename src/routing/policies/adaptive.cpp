@@ -33,7 +33,8 @@ std::unique_ptr<RoutingPolicy> make_adaptive(const PolicyArguments& arguments,
   settings.open_price = static_cast<float>(arguments.number("open", 0.0, 1e6));
   settings.slope_price = static_cast<float>(arguments.number("slope", 0.0, 1e6));
   settings.min_k = arguments.integer("min_k", 0);
-  if (arguments.choice("search", {"proven", "climb"}) == 1)
+  const size_t search = arguments.choice("search", {"auto", "proven", "climb"});
+  if (search == 2 || (search == 0 && context.on_gpu))
     settings.search = AdaptiveRouterSettings::Search::kClimb;
   settings.utility = utility_of(arguments, context);
   settings.utility.variant_error_weight = static_cast<float>(arguments.number("error", 0.0, 1e6));
@@ -63,7 +64,8 @@ PolicyMaker adaptive_policy() {
                 {"norm", "", "power of an expert's output norm, if calibrated; 0.5"},
                 {"error", "1", "harm of a variant's relative error, in that of leaving it out"},
                 {"min_k", "0", "fewest experts of a token; 0: exactly k"},
-                {"search", "proven", "how far at given prices: proven, or climb as the GPU does"},
+                {"search", "auto",
+                 "how far at given prices: proven, climb as the GPU does, or auto: where it runs"},
                 {"loss", "", "least cost, losing at most this fraction of utility"},
                 {"budget", "", "best quality at most at this cost"}}},
       .make = make_adaptive};
