@@ -17,6 +17,7 @@ void add_cost_command(CLI::App& program);
 void add_fit_command(CLI::App& program);
 void add_calibrate_command(CLI::App& program);
 void add_monitor_command(CLI::App& program);
+void add_sustain_command(CLI::App& program);
 void add_twin_command(CLI::App& program);
 void add_doctor_command(CLI::App& program);
 

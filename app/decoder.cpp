@@ -3,39 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "thermoe/error.h"
 
 namespace thermoe::app {
-namespace {
-
-// SplitMix64 (Steele, Lea, Flood 2014): a hash of a counter, so that the random number of a token
-// depends on where it stands, not on how many were drawn before.
-uint64_t mix(uint64_t x) {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
-double uniform(uint64_t seed, int round, int sequence, size_t position) {
-  uint64_t hash = mix(seed);
-  hash = mix(hash ^ static_cast<uint64_t>(round));
-  hash = mix(hash ^ static_cast<uint64_t>(sequence));
-  hash = mix(hash ^ position);
-  return static_cast<double>(hash >> 11) * 0x1.0p-53;
-}
-
-}  // namespace
-
-Decoder::Decoder(Transformer& model, const Tokenizer& tokenizer,
+Decoder::Decoder(LanguageModel& model, const Tokenizer& tokenizer,
                  const std::vector<std::string>& prompts, const std::vector<std::string>& own,
                  const DecoderSettings& settings)
     : model_(model),
       own_count_(own.size()),
       settings_(settings),
-      cache_(model.config(), settings.batch, settings.round_tokens),
+      cache_(model.make_cache(settings.batch, settings.round_tokens)),
       logits_(static_cast<size_t>(settings.batch * model.config().vocab_size)) {
   if (static_cast<int>(own.size()) > settings.batch)
     throw InvalidArgument(
@@ -89,31 +67,33 @@ void Decoder::fill_rows() {
 }
 
 int64_t Decoder::step(const RoutingContext& routing) {
+  if (prefilled()) return run(routing, 1);
   fill_rows();
   const int64_t rows = static_cast<int64_t>(tokens_.size());
   const RowGroup all{0, rows};
   const Matrix logits(logits_.data(), settings_.batch, model_.config().vocab_size);
-  model_.forward({tokens_, sequences_, positions_, {&all, 1}}, routing, cache_, last_rows_, logits);
-  for (int s = 0; s < settings_.batch; ++s)
-    texts_[static_cast<size_t>(s)].push_back(sample(logits.row_span(s), s));
+  model_.forward({tokens_, sequences_, positions_, {&all, 1}}, routing, *cache_, last_rows_,
+                 logits);
+  for (int s = 0; s < settings_.batch; ++s) {
+    auto& text = texts_[static_cast<size_t>(s)];
+    text.push_back(
+        sample_token(logits.row_span(s), sampling(), s, static_cast<int64_t>(text.size())));
+  }
   ++step_;
   return rows;
 }
 
-int32_t Decoder::sample(std::span<const float> logits, int sequence) const {
-  const auto top = std::max_element(logits.begin(), logits.end());
-  if (settings_.temperature <= 0) return static_cast<int32_t>(top - logits.begin());
-  const float scale = static_cast<float>(1.0 / settings_.temperature);
-  const auto weight = [&](float logit) { return std::exp((logit - *top) * scale); };
-  double sum = 0;
-  for (const float logit : logits) sum += weight(logit);
-  double left =
-      sum * uniform(settings_.seed, round_, sequence, texts_[static_cast<size_t>(sequence)].size());
-  for (size_t id = 0; id < logits.size(); ++id) {
-    left -= weight(logits[id]);
-    if (left < 0) return static_cast<int32_t>(id);
-  }
-  return static_cast<int32_t>(top - logits.begin());  // rounding left a remainder
+int64_t Decoder::run(const RoutingContext& routing, int most_steps) {
+  size_t longest = 0;
+  for (const auto& text : texts_) longest = std::max(longest, text.size());
+  const int left = settings_.round_tokens - static_cast<int>(longest);
+  const int steps = std::clamp(most_steps, 1, std::max(left, 1));
+  fill_rows();
+  sampled_.resize(texts_.size() * static_cast<size_t>(steps));
+  model_.decode({tokens_, positions_, steps, sampling()}, routing, *cache_, sampled_);
+  for (size_t i = 0; i < sampled_.size(); ++i) texts_[i % texts_.size()].push_back(sampled_[i]);
+  step_ += steps;
+  return static_cast<int64_t>(sampled_.size());
 }
 
 }  // namespace thermoe::app

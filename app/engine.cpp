@@ -1,15 +1,23 @@
 #include "engine.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 
 #include "paths.h"
 #include "thermoe/calibrate_experts.h"
+#include "thermoe/cuda_transformer.h"
 #include "thermoe/error.h"
+#include "thermoe/synthetic_model.h"
+#include "thermoe/transformer.h"
 
 namespace thermoe::app {
 namespace {
 
 std::filesystem::path model_directory(const EngineOptions& options) {
+  if (options.model.starts_with(kSyntheticPrefix))
+    throw InvalidArgument(fmt::format(
+        "{}: random weights have no text to say: time them with thermoe sustain", options.model));
   return options.model.empty() ? shipped("models/nano") : std::filesystem::path(options.model);
 }
 
@@ -39,6 +47,14 @@ std::optional<ExpertCalibration> open_calibration(const EngineOptions& options,
   return calibration;
 }
 
+// Damaged weights are refused before they are copied anywhere.
+std::unique_ptr<LanguageModel> load(const Checkpoint& checkpoint, ThreadPool& pool, bool on_gpu,
+                                    bool fp8) {
+  checkpoint.check_finite();
+  if (on_gpu) return make_cuda_transformer(checkpoint, {.fp8 = fp8});
+  return std::make_unique<Transformer>(checkpoint, pool);
+}
+
 }  // namespace
 
 std::string model_name(const std::filesystem::path& directory) {
@@ -48,7 +64,8 @@ std::string model_name(const std::filesystem::path& directory) {
 void EngineOptions::add_model_to(CLI::App& command) {
   command.add_option("--model", model,
                      "Hugging Face model directory (Qwen3-MoE, OLMoE or Mixtral); default: the "
-                     "shipped nano model");
+                     "shipped nano model; thermoe sustain takes synthetic:NAME too, a shape of "
+                     "--cost-shape");
   command.add_option("--threads", threads, "CPU threads; default: one per core")
       ->check(CLI::Range(0, 1024));
 }
@@ -67,6 +84,12 @@ void EngineOptions::add_to(CLI::App& command) {
           kCalibrationFile + " in the model's directory, where there is one");
 }
 
+void EngineOptions::add_device_to(CLI::App& command) {
+  command.add_option("--device", device, "where the model runs: cpu or cuda (a GPU)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+}
+
 void EngineOptions::add_variants_to(CLI::App& command) {
   command.add_option("--variants", variants, kVariantsHelp);
 }
@@ -79,10 +102,11 @@ Engine::Engine(const EngineOptions& options)
       cost(options.profile.empty() ? shipped(kDefaultProfile)
                                    : std::filesystem::path(options.profile),
            shape_of(options)),
-      model(checkpoint, pool),
+      on_gpu_(options.device == "cuda"),
+      owned_(load(checkpoint, pool, on_gpu_,
+                  options.fp8 || options.variants.find("fp8") != std::string::npos)),
+      model(*owned_),
       variants(model.variants(), options.variants, checkpoint.directory().string()),
-      charge(cost, checkpoint.config(), variants) {
-  checkpoint.check_finite();
-}
+      charge(cost, checkpoint.config(), variants) {}
 
 }  // namespace thermoe::app

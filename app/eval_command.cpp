@@ -31,6 +31,7 @@ struct EvalOptions {
 nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
                                const EvaluationResult& result) {
   return {{"model", engine.checkpoint.directory().string()},
+          {"device", options.engine.device},
           {"texts", options.texts},
           {"policy", options.policy},
           {"variants", engine.variants.name()},
@@ -51,6 +52,7 @@ nlohmann::ordered_json to_json(const EvalOptions& options, const Engine& engine,
           {"opened_bf16_frac", result.opened_frac[0]},
           {"opened_int8_frac", result.opened_frac[1]},
           {"opened_int4_frac", result.opened_frac[2]},
+          {"opened_fp8_frac", result.opened_frac[3]},
           {"gate_mass_frac", result.gate_mass_frac},
           {"changed_tokens_frac", result.changed_tokens_frac},
           {"predicted_latency_us", result.predicted_latency_us},
@@ -104,6 +106,7 @@ void run_task_command(const EvalOptions& options) {
       });
   progress.reset();
   nlohmann::ordered_json json{{"model", engine.checkpoint.directory().string()},
+                              {"device", options.engine.device},
                               {"task", options.task},
                               {"policy", options.policy},
                               {"variants", engine.variants.name()},
@@ -168,6 +171,7 @@ void add_eval_command(CLI::App& program) {
       "Quality and cost of a routing policy on text: windows of the text advance in lockstep "
       "as one decode batch and route together, position by position");
   options->engine.add_to(*command);
+  options->engine.add_device_to(*command);
   options->engine.add_variants_to(*command);
   command->add_option("--text", options->texts, "text files (UTF-8)");
   command->add_option("--task", options->task,

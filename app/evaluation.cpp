@@ -93,7 +93,7 @@ TextWindows read_windows(const Tokenizer& tokenizer, std::span<const std::filesy
   return windows;
 }
 
-EvaluationResult evaluate(Transformer& model, const TextWindows& windows, RoutingPolicy& policy,
+EvaluationResult evaluate(LanguageModel& model, const TextWindows& windows, RoutingPolicy& policy,
                           const Charge& charge, ThreadPool& pool,
                           const EvaluationSettings& settings) {
   windows_to_run(windows, settings);  // before a cache is made for what cannot run

@@ -12,8 +12,8 @@
 #include "charge.h"
 #include "lockstep.h"
 #include "plan_statistics.h"
+#include "thermoe/language_model.h"
 #include "thermoe/tokenizer.h"
-#include "thermoe/transformer.h"
 
 namespace thermoe::app {
 
@@ -74,7 +74,7 @@ struct EvaluationResult : PlanSummary {
 // `batch` consecutive windows advance in lockstep and route together, position by position; a last
 // partial batch is dropped. Experts run in the precisions that `charge` is of. Throws
 // InvalidArgument where not one batch is left.
-EvaluationResult evaluate(Transformer& model, const TextWindows& windows, RoutingPolicy& policy,
+EvaluationResult evaluate(LanguageModel& model, const TextWindows& windows, RoutingPolicy& policy,
                           const Charge& charge, ThreadPool& pool,
                           const EvaluationSettings& settings);
 // The same with a `lockstep` of settings.batch sequences of windows.context + 1 tokens at least.

@@ -99,6 +99,7 @@ nlohmann::ordered_json about(const Engine& engine, const Engine* base,
                      {"windows", cell.windows},
                      {"tokens", cell.windows * cell.context}});
   nlohmann::ordered_json json{{"model", model_name(engine.checkpoint.directory())},
+                              {"device", engine.on_gpu() ? "cuda" : "cpu"},
                               {"base", nullptr},
                               {"reference_variants", study.reference},
                               {"quantized_charge", "as a bf16 kernel that reads as many bytes"},
@@ -167,7 +168,10 @@ std::vector<std::vector<SweptPolicy>> sweeps_of(const FrontierOptions& options,
 void run_frontier_command(const FrontierOptions& options) {
   const FrontierSettings settings = settings_of(options);
   if (!options.policies.empty()) read_sweep(options.policies);  // before the model is opened
-  Engine engine(options.engine);
+  EngineOptions own = options.engine;
+  for (const std::string& list : options.variants)
+    own.fp8 = own.fp8 || list.find("fp8") != std::string::npos;
+  Engine engine(own);
   std::unique_ptr<Engine> base;
   if (!options.base.empty()) {
     EngineOptions plain = options.engine;
@@ -208,6 +212,7 @@ void add_frontier_command(CLI::App& program) {
       "Quality against cost of every routing policy over its knobs, on text. Can be broken off: "
       "the same command goes on where it was");
   options->engine.add_to(*command);
+  options->engine.add_device_to(*command);
   command->add_option("--text", options->texts, "text files (UTF-8), each evaluated by itself")
       ->required();
   command

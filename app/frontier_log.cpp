@@ -43,6 +43,7 @@ nlohmann::ordered_json row_to_json(const FrontierRow& row) {
           {"opened_bf16_frac", row.plans.opened_frac[0]},
           {"opened_int8_frac", row.plans.opened_frac[1]},
           {"opened_int4_frac", row.plans.opened_frac[2]},
+          {"opened_fp8_frac", row.plans.opened_frac[3]},
           {"gate_mass_frac", row.plans.gate_mass_frac},
           {"changed_tokens_frac", row.plans.changed_tokens_frac},
           {"predicted_bytes", row.plans.predicted_bytes},
@@ -71,6 +72,7 @@ FrontierRow row_from_json(const nlohmann::json& json) {
   json.at("opened_bf16_frac").get_to(row.plans.opened_frac[0]);
   json.at("opened_int8_frac").get_to(row.plans.opened_frac[1]);
   json.at("opened_int4_frac").get_to(row.plans.opened_frac[2]);
+  json.at("opened_fp8_frac").get_to(row.plans.opened_frac[3]);
   json.at("gate_mass_frac").get_to(row.plans.gate_mass_frac);
   json.at("changed_tokens_frac").get_to(row.plans.changed_tokens_frac);
   json.at("predicted_bytes").get_to(row.plans.predicted_bytes);

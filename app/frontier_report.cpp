@@ -42,6 +42,7 @@ nlohmann::ordered_json point_json(const FrontierPoint& point) {
           {"opened_bf16_frac", row.plans.opened_frac[0]},
           {"opened_int8_frac", row.plans.opened_frac[1]},
           {"opened_int4_frac", row.plans.opened_frac[2]},
+          {"opened_fp8_frac", row.plans.opened_frac[3]},
           {"gate_mass_frac", row.plans.gate_mass_frac},
           {"changed_tokens_frac", row.plans.changed_tokens_frac},
           {"predicted_bytes", row.plans.predicted_bytes},

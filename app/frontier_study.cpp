@@ -82,7 +82,8 @@ nlohmann::ordered_json log_settings(const Engine& engine, const Engine* base,
                                     const FrontierSettings& settings, const Texts& texts) {
   nlohmann::ordered_json named = nlohmann::ordered_json::object();
   for (size_t t = 0; t < texts.names.size(); ++t) named[texts.names[t]] = texts.fingerprints[t];
-  return {{"schema", "thermoe-frontier-log-2"},
+  return {{"schema", "thermoe-frontier-log-3"},
+          {"device", engine.on_gpu() ? "cuda" : "cpu"},
           {"model", model_name(engine.checkpoint.directory())},
           {"model_fingerprint", model_fingerprint(engine.checkpoint.directory())},
           {"base_fingerprint",

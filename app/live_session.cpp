@@ -77,6 +77,7 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
   LiveOutcome outcome;
   outcome.source = monitor.source_name();
   outcome.device = monitor.device().name;
+  outcome.on_gpu = engine.on_gpu();
   Totals totals;
   Progress progress("live", settings.duration_s, "s");
   const auto start = Clock::now();
@@ -120,7 +121,8 @@ std::string to_table(const LiveOutcome& outcome) {
   table.header = {"live telemetry", outcome.source};
   table.rows = {{"device", outcome.device},
                 {"duration", fmt::format("{:.1f} s", outcome.duration_s)},
-                {"tokens decoded (on the CPU)", fmt::format("{}", outcome.tokens)},
+                {outcome.on_gpu ? "tokens decoded (on the GPU)" : "tokens decoded (on the CPU)",
+                 fmt::format("{}", outcome.tokens)},
                 {"board power, mean", reading(outcome.power_mean_w, "W")},
                 {"board power, peak", reading(outcome.power_peak_w, "W")},
                 {"die temperature, peak", reading(outcome.temperature_peak_c, "°C")},
@@ -138,6 +140,7 @@ nlohmann::ordered_json to_json(const LiveOutcome& outcome) {
   };
   return {{"source", outcome.source},
           {"device", outcome.device},
+          {"model_on", outcome.on_gpu ? "cuda" : "cpu"},
           {"duration_s", outcome.duration_s},
           {"tokens", outcome.tokens},
           {"power_mean_w", reading(outcome.power_mean_w)},
@@ -149,7 +152,8 @@ nlohmann::ordered_json to_json(const LiveOutcome& outcome) {
           {"distinct_experts_mean", outcome.distinct_experts_mean},
           {"opened_bf16_frac", outcome.opened_frac[0]},
           {"opened_int8_frac", outcome.opened_frac[1]},
-          {"opened_int4_frac", outcome.opened_frac[2]}};
+          {"opened_int4_frac", outcome.opened_frac[2]},
+          {"opened_fp8_frac", outcome.opened_frac[3]}};
 }
 
 }  // namespace thermoe::app

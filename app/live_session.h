@@ -24,6 +24,7 @@ struct LiveSettings {
 
 struct LiveOutcome {
   std::string source, device;
+  bool on_gpu = false;  // the model, not only the telemetry
   double duration_s = 0;
   int64_t tokens = 0;
   std::optional<double> power_mean_w, power_peak_w, temperature_peak_c;  // absent: never read

@@ -37,12 +37,12 @@ void score(std::span<const float> logits, int32_t target, TokenScore& score) {
 
 }  // namespace
 
-Lockstep::Lockstep(Transformer& model, ThreadPool& pool, int batch, int64_t max_tokens)
+Lockstep::Lockstep(LanguageModel& model, ThreadPool& pool, int batch, int64_t max_tokens)
     : model_(model),
       pool_(pool),
       batch_(static_cast<size_t>(checked(batch, max_tokens))),
       slots_(static_cast<size_t>(std::max(1, kCachedSequences / batch))),
-      cache_(model.config(), static_cast<int>(batch_ * slots_), max_tokens) {}
+      cache_(model.make_cache(static_cast<int>(batch_ * slots_), max_tokens)) {}
 
 void Lockstep::add(std::span<const ScoredSequence> sequences, size_t begin, size_t count,
                    int64_t first, int64_t end) {
@@ -77,7 +77,8 @@ void Lockstep::flush(std::span<const ScoredSequence> sequences, const LockstepRo
   if (static_cast<int64_t>(logits_.size()) < rows * vocabulary)
     logits_.resize(static_cast<size_t>(rows * vocabulary));
   const Matrix logits(logits_.data(), rows, vocabulary);
-  model_.forward({tokens_, cache_rows_, positions_, groups_}, context, cache_, logit_rows_, logits);
+  model_.forward({tokens_, cache_rows_, positions_, groups_}, context, *cache_, logit_rows_,
+                 logits);
   pool_.run(static_cast<int>(rows), [&](int row, int) {
     TokenScore& token = scores_[static_cast<size_t>(row)];
     score(logits.row_span(row), sequences[token.sequence].tokens[static_cast<size_t>(token.index)],

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
-#include "thermoe/transformer.h"
+#include "thermoe/language_model.h"
+#include "thermoe/thread_pool.h"
 
 namespace thermoe::app {
 
@@ -43,7 +45,7 @@ class Lockstep {
  public:
   // Sequences have at most `max_tokens` tokens. `model` and `pool` must outlive it. Throws
   // InvalidArgument where batch or max_tokens is less than 1.
-  Lockstep(Transformer& model, ThreadPool& pool, int batch, int64_t max_tokens);
+  Lockstep(LanguageModel& model, ThreadPool& pool, int batch, int64_t max_tokens);
 
   // Calls `sink` once for every scored token, from the pool's threads, and `progress` (if not null)
   // with the tokens fed so far, from the caller's. A last partial batch is run as it is.
@@ -58,10 +60,10 @@ class Lockstep {
   void flush(std::span<const ScoredSequence> sequences, const LockstepRouting& routing,
              const std::function<void(const TokenScore&)>& sink);
 
-  Transformer& model_;
+  LanguageModel& model_;
   ThreadPool& pool_;
   size_t batch_, slots_;  // batches that the cache holds
-  KvCache cache_;
+  std::unique_ptr<SequenceCache> cache_;
   std::vector<float> logits_;
   std::vector<int32_t> tokens_, cache_rows_, positions_, logit_rows_;
   std::vector<RowGroup> groups_;

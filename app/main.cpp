@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   thermoe::app::add_fit_command(program);
   thermoe::app::add_calibrate_command(program);
   thermoe::app::add_monitor_command(program);
+  thermoe::app::add_sustain_command(program);
   thermoe::app::add_twin_command(program);
   thermoe::app::add_doctor_command(program);
   try {

@@ -66,8 +66,8 @@ class LossMeter {
     outcome.loss_tokens = base.tokens;
     outcome.base_cross_entropy_nats = base.cross_entropy_nats;
     for (const PhaseRecord& phase : outcome.thermoe.phases) {
-      AdaptiveRouter adaptive;
-      const EvaluationResult changed = evaluate_at(&phase, adaptive, progress);
+      const auto adaptive = make_routing_policy("adaptive", engine_.policy_context());
+      const EvaluationResult changed = evaluate_at(&phase, *adaptive, progress);
       outcome.losses.push_back(
           {paired_difference(changed, base, options_.decoder.batch, options_.loss_context)});
     }
@@ -235,6 +235,7 @@ void run(const RunOptions& options) {
 
 void add_model_options(CLI::App& command, RunOptions& options) {
   options.engine.add_to(command);
+  options.engine.add_device_to(command);
   options.engine.add_variants_to(command);
   command.add_option("--prompt", options.prompts,
                      "your own text to continue; may be given several times");

@@ -60,6 +60,7 @@ nlohmann::ordered_json phase_json(const PhaseRecord& phase, const PhaseLoss* los
                               {"opened_bf16_frac", phase.opened_frac[0]},
                               {"opened_int8_frac", phase.opened_frac[1]},
                               {"opened_int4_frac", phase.opened_frac[2]},
+                              {"opened_fp8_frac", phase.opened_frac[3]},
                               {"open_price_mean", phase.open_price_mean()}};
   if (loss == nullptr) return json;
   json["loss_nats"] = loss->difference.mean_nats;

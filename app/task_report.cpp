@@ -23,6 +23,7 @@ nlohmann::ordered_json to_json(const TaskResult& result) {
           {"opened_bf16_frac", result.opened_frac[0]},
           {"opened_int8_frac", result.opened_frac[1]},
           {"opened_int4_frac", result.opened_frac[2]},
+          {"opened_fp8_frac", result.opened_frac[3]},
           {"gate_mass_frac", result.gate_mass_frac},
           {"changed_tokens_frac", result.changed_tokens_frac},
           {"predicted_latency_us", result.predicted_latency_us},

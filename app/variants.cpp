@@ -15,9 +15,35 @@ bool any(const std::vector<LayerVariants>& layers, std::vector<uint8_t> LayerVar
   });
 }
 
-// An expert that is in no quantised form though others are.
-bool left_alone(const LayerVariants& layer, size_t expert) {
-  return layer.stored[expert] != 0 && layer.quantized[expert] == 0;
+bool held(const LayerVariants& layer, Precision precision, size_t expert) {
+  switch (precision) {
+    case Precision::kInt8:
+    case Precision::kInt4:
+      return layer.quantized[expert] != 0;
+    case Precision::kFp8:
+      return !layer.fp8.empty() && layer.fp8[expert] != 0;
+    case Precision::kStored:
+      break;
+  }
+  return layer.stored[expert] != 0;
+}
+
+// An expert that is in no listed form though others are.
+bool left_alone(const LayerVariants& layer, const std::vector<Precision>& listed, size_t expert) {
+  return std::none_of(listed.begin(), listed.end(),
+                      [&](Precision precision) { return held(layer, precision, expert); });
+}
+
+// How accurate the precisions are, the most accurate first.
+int rank_of(Precision precision) {
+  constexpr Precision kByAccuracy[] = {Precision::kStored, Precision::kInt8, Precision::kFp8,
+                                       Precision::kInt4};
+  return static_cast<int>(std::find(std::begin(kByAccuracy), std::end(kByAccuracy), precision) -
+                          std::begin(kByAccuracy));
+}
+
+bool nested(Precision precision) {
+  return precision == Precision::kInt8 || precision == Precision::kInt4;
 }
 
 double bytes_of(const LayerVariants& layer, Precision precision) {
@@ -26,15 +52,22 @@ double bytes_of(const LayerVariants& layer, Precision precision) {
       return layer.int8_bytes;
     case Precision::kInt4:
       return layer.int4_bytes;
+    case Precision::kFp8:
+      return layer.fp8_bytes;
     case Precision::kStored:
       break;
   }
   return layer.stored_bytes;
 }
 
+// Of bf16's time for a token's arithmetic: e4m3 products run at twice the rate, and what is around
+// them does not get faster (docs/gpu-kernels.md).
+float compute_frac(Precision precision) { return precision == Precision::kFp8 ? 0.6f : 1.0f; }
+
 float error_of(const LayerVariants& layer, Precision precision, size_t expert) {
   constexpr float kMost = 0.999f;  // an error of 1 or more: as good as left out
   if (precision == Precision::kStored) return 0;
+  if (precision == Precision::kFp8) return std::min(kMost, layer.fp8_error_frac);
   const auto& errors =
       precision == Precision::kInt8 ? layer.int8_error_frac : layer.int4_error_frac;
   return std::min(kMost, errors[expert]);
@@ -43,8 +76,9 @@ float error_of(const LayerVariants& layer, Precision precision, size_t expert) {
 }  // namespace
 
 const char* const kVariantsHelp =
-    "precisions that experts may run in, the most accurate first: bf16, int8, int4 or several of "
-    "them with commas; default: bf16 of a plain checkpoint, int8,int4 of a quantised one";
+    "precisions that experts may run in, the most accurate first: bf16, int8, fp8 (on a GPU), int4 "
+    "or several of them with commas; default: bf16 of a plain checkpoint, int8,int4 of a quantised "
+    "one";
 
 std::vector<Precision> parse_precisions(std::string_view list) {
   std::vector<Precision> precisions;
@@ -56,7 +90,7 @@ std::vector<Precision> parse_precisions(std::string_view list) {
           fmt::format("--variants: '{}' is unknown: known are {}", name,
                       fmt::join(kPrecisionNames.begin(), kPrecisionNames.end(), ", ")));
     const auto precision = static_cast<Precision>(known - kPrecisionNames.begin());
-    if (!precisions.empty() && precision <= precisions.back())
+    if (!precisions.empty() && rank_of(precision) <= rank_of(precisions.back()))
       throw InvalidArgument(
           fmt::format("--variants: {} {}", name,
                       precision == precisions.back()
@@ -96,7 +130,14 @@ Variants::Variants(const std::vector<LayerVariants>& layers, std::string_view li
 void Variants::check(const std::string& model) const {
   const bool stored = any(layers_, &LayerVariants::stored);
   const bool quantized = any(layers_, &LayerVariants::quantized);
-  if (listed_.back() != Precision::kStored && !quantized)
+  if (std::count(listed_.begin(), listed_.end(), Precision::kFp8) > 0 &&
+      std::none_of(layers_.begin(), layers_.end(),
+                   [](const LayerVariants& layer) { return !layer.fp8.empty(); }))
+    throw InvalidArgument(fmt::format(
+        "--variants {}: fp8 runs with --device cuda alone, on a GPU of compute capability 9.0 and "
+        "a checkpoint that holds experts in bf16",
+        name_));
+  if (std::any_of(listed_.begin(), listed_.end(), nested) && !quantized)
     throw InvalidArgument(
         fmt::format("--variants {}: {} holds its experts in bf16 only: make a quantised checkpoint "
                     "with thermoe quantize --model {} --out DIR",
@@ -114,7 +155,8 @@ void Variants::check(const std::string& model) const {
 
 ExpertLayout Variants::layout_of(const LayerVariants& layer) const {
   std::vector<Precision> precisions = listed_;
-  const bool kept = std::count(layer.quantized.begin(), layer.quantized.end(), 0) > 0;
+  bool kept = false;
+  for (size_t e = 0; e < layer.stored.size(); ++e) kept = kept || left_alone(layer, listed_, e);
   if (kept && precisions.front() != Precision::kStored)
     precisions.insert(precisions.begin(), Precision::kStored);
   std::vector<ExpertVariant> variants;
@@ -123,14 +165,13 @@ ExpertLayout Variants::layout_of(const LayerVariants& layer) const {
     variants.push_back(
         {.name = kPrecisionNames[static_cast<size_t>(precision)],
          .error_frac = 0,
-         .read_frac = static_cast<float>(bytes_of(layer, precision) / layer.stored_bytes)});
+         .read_frac = static_cast<float>(bytes_of(layer, precision) / layer.stored_bytes),
+         .compute_frac = compute_frac(precision)});
   std::vector<ExpertInstance> instances;
   for (size_t e = 0; e < layer.stored.size(); ++e)
     for (size_t v = 0; v < precisions.size(); ++v) {
-      const bool stored = precisions[v] == Precision::kStored;
       const bool listed = std::find(listed_.begin(), listed_.end(), precisions[v]) != listed_.end();
-      const bool held = (stored ? layer.stored : layer.quantized)[e] != 0;
-      if (held && (listed || left_alone(layer, e)))
+      if (held(layer, precisions[v], e) && (listed || left_alone(layer, listed_, e)))
         instances.push_back({static_cast<int32_t>(e), static_cast<int32_t>(v), 0});
     }
   ExpertLayout layout = ExpertLayout::of_instances(static_cast<int>(layer.stored.size()), 1,

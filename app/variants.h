@@ -18,11 +18,11 @@ struct PlanReads {
   double bf16_experts = 0;  // so many experts in their original bf16 have as many bytes
   std::array<double, kPrecisions> opened{};  // instances, by precision
 
-  double instances() const { return opened[0] + opened[1] + opened[2]; }
+  double instances() const { return opened[0] + opened[1] + opened[2] + opened[3]; }
 };
 
 // The names of the precisions, in reports and --variants.
-constexpr std::array<const char*, kPrecisions> kPrecisionNames{"bf16", "int8", "int4"};
+constexpr std::array<const char*, kPrecisions> kPrecisionNames{"bf16", "int8", "int4", "fp8"};
 
 // "int8,int4" as precisions, the most accurate first. Throws InvalidArgument for a name that is not
 // known, given twice or out of order.

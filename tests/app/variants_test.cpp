@@ -37,10 +37,30 @@ TEST(VariantList, IsReadInOrderOfAccuracy) {
   EXPECT_EQ(parse_precisions("bf16,int8,int4"),
             (std::vector{Precision::kStored, Precision::kInt8, Precision::kInt4}));
   EXPECT_EQ(parse_precisions("int4"), std::vector{Precision::kInt4});
+  EXPECT_EQ(parse_precisions("int8,fp8,int4"),
+            (std::vector{Precision::kInt8, Precision::kFp8, Precision::kInt4}));
+  EXPECT_ERROR(InvalidArgument, parse_precisions("fp8,int8"), "most accurate first");
   EXPECT_ERROR(InvalidArgument, parse_precisions("int8,int8"), "int8 is given twice");
   EXPECT_ERROR(InvalidArgument, parse_precisions("int4,int8"), "most accurate first");
-  for (const char* bad : {"", "fp8", "int8,", ",int8", "int8 int4", "INT8"})
+  for (const char* bad : {"", "fp4", "int8,", ",int8", "int8 int4", "INT8"})
     EXPECT_ERROR(InvalidArgument, parse_precisions(bad), "known are bf16, int8, int4");
+}
+
+TEST(Variants, Fp8IsTheGpusAlone) {
+  EXPECT_ERROR(InvalidArgument, Variants(plain_layers(), "fp8", "m"), "--device cuda");
+  std::vector<LayerVariants> layers = plain_layers();
+  layers[1].fp8 = {1, 1};
+  layers[1].fp8_error_frac = 0.004f;
+  layers[1].fp8_bytes = 5;
+  const Variants both(layers, "bf16,fp8", "m");
+  ASSERT_EQ(both.layout(1)->count(), 4);
+  EXPECT_FLOAT_EQ(both.layout(1)->error_frac[1], 0.004f);
+  EXPECT_FLOAT_EQ(both.layout(1)->variants[1].read_frac, 0.5f);
+  const std::vector<ExpertPrices> prices = both.prices(2, 0.1f, 0.01f);
+  EXPECT_FLOAT_EQ(prices[1].open[1], 0.05f);
+  EXPECT_LT(prices[1].slope[1], prices[1].slope[0]);
+  const Variants alone(layers, "fp8", "m");  // nobody is left in bf16
+  EXPECT_EQ(alone.layout(1)->count(), 2);
 }
 
 TEST(Variants, DefaultsAreWhatTheCheckpointHolds) {
