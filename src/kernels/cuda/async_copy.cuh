@@ -89,9 +89,13 @@ __device__ inline void copy_bulk(void* to, const void* from, uint32_t bytes, uin
 #endif
 }
 
-// One thread: 16 bytes, and its arrival once all its copies so far are there.
+// One thread: 16 bytes, or 4, and its arrival once all its copies so far are there.
 __device__ inline void copy_vector(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
+__device__ inline void copy_word(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
                : "memory");
 }
 __device__ inline void arrive_after_copies(uint64_t* barrier) {

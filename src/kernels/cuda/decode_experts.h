@@ -10,12 +10,13 @@
 
 namespace thermoe::cuda {
 
-enum class ExpertForm : int32_t { kBf16, kInt8, kInt4 };
+enum class ExpertForm : int32_t { kBf16, kInt8, kInt4, kFp8 };  // kFp8: prefill only
 
 // A weight in device memory, in blocks of 512 bytes that are a warp's operands, 16 bytes a thread.
 // int8, int4: the planes hi and lo and the scales of thermoe/nested_view.h; int4 reads no lo.
 // bf16: `data` has rows 0 to 7 of each tile of 16 rows and `lo` rows 8 to 15, both [tiles, groups
-// of 32 columns, 512], as pack_gate_up() and pack_down() write them. Pointers aligned to 16 bytes.
+// of 32 columns, 512], as pack_gate_up() and pack_down() write them: for the decode and the prefill
+// kernel. Pointers aligned to 16 bytes.
 struct DeviceWeight {
   const uint8_t* data = nullptr;
   const uint8_t* lo = nullptr;

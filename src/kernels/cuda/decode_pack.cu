@@ -16,12 +16,12 @@ __global__ void fragments_kernel(const uint32_t* x, uint4* fragments, int vector
   if (i < vectors) fragments[i] = fragment(x, i);
 }
 
-// A thread a vector of the result: both halves are [tiles, groups, 32 lanes].
+// A thread a vector of the result: both halves are [tiles, groups, 32 vectors].
 __global__ void pack_kernel(const uint32_t* upper, const uint32_t* lower, int64_t tile_words,
                             int64_t vectors, int groups, uint4* to_upper, uint4* to_lower) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= vectors) return;
-  const int lane = static_cast<int>(i % kWarp);
+  const int lane = swizzled(static_cast<int>(i % kWarp));  // whose operand stands here
   const int group = static_cast<int>(i / kWarp % groups);
   const int64_t row = i / kWarp / groups * tile_words + int64_t{lane / 4} * groups * (kGroup / 2);
   to_upper[i] = fragment(upper + row, 4 * group + lane % 4);

@@ -65,12 +65,16 @@ __device__ inline int fragment_position(int c) {
   return 8 * t + 4 * tile + 2 * half + odd;
 }
 
+// Where in a block of bf16 weights lane (g, t)'s vector stands: wgmma's swizzle of 64 bytes, so that
+// the prefill kernel reads the same weights. Its own inverse.
+__host__ __device__ constexpr int swizzled(int lane) { return lane ^ (lane >> 3); }
+
 // bf16: rows g and g + 8.
 template <int NT>
 __device__ inline void multiply_bf16(const unsigned char* upper_unit,
                                      const unsigned char* lower_unit, int group, int lane,
                                      const Activations (&x)[NT], Accumulator (&sum)[1][NT]) {
-  const int at = group * kBlockBytes + lane * 16;
+  const int at = group * kBlockBytes + swizzled(lane) * 16;
   const uint4 upper = *reinterpret_cast<const uint4*>(upper_unit + at);
   const uint4 lower = *reinterpret_cast<const uint4*>(lower_unit + at);
   const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
