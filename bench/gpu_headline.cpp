@@ -22,11 +22,13 @@
 #include "core/gzip_file.h"
 #include "gpu_timing.h"
 #include "kernels/cuda/cuda_resources.h"
-#include "kernels/cuda/decode_experts.h"
+#include "kernels/cuda/prefill_experts.h"
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/synthetic.h"
+#include "model/cuda_weights.h"
 #include "npy.h"
 #include "paths.h"
+#include "thermoe/cuda_transformer.h"
 #include "thermoe/energy_meter.h"
 #include "thermoe/error.h"
 #include "thermoe/gpu_system_monitor.h"
@@ -42,7 +44,8 @@ using cuda::DeviceExpert;
 using cuda::ExpertForm;
 using Json = nlohmann::ordered_json;
 
-constexpr int kLayers = 16;  // of a graph
+constexpr int kLayers = 16;             // of a graph
+constexpr int kMostDecodeTokens = 256;  // more are the prefill kernel's
 
 // What of a layer's precisions a policy may choose from, and at which price of an expert in bf16.
 struct Policy {
@@ -51,8 +54,11 @@ struct Policy {
   float open = 0;
 };
 
+constexpr ExpertForm kForms[] = {ExpertForm::kBf16, ExpertForm::kInt8, ExpertForm::kInt4,
+                                 ExpertForm::kFp8};
 const char* name_of(ExpertForm form) {
-  return form == ExpertForm::kBf16 ? "bf16" : form == ExpertForm::kInt8 ? "int8" : "int4";
+  constexpr const char* kNames[] = {"bf16", "int8", "int4", "fp8"};
+  return kNames[static_cast<int>(form)];
 }
 
 Policy parse_policy(const std::string& text) {
@@ -62,7 +68,7 @@ Policy parse_policy(const std::string& text) {
   Policy policy;
   policy.name = text.substr(0, first);
   const std::string forms = text.substr(first + 1, last - first - 1);
-  for (const ExpertForm form : {ExpertForm::kBf16, ExpertForm::kInt8, ExpertForm::kInt4})
+  for (const ExpertForm form : kForms)
     if (forms.find(name_of(form)) != std::string::npos) policy.forms.push_back(form);
   policy.open = std::stof(text.substr(last + 1));
   if (policy.forms.empty()) throw InvalidArgument(text + " names no precision");
@@ -79,15 +85,33 @@ class Weights {
       nested_.push_back({ExpertForm::kInt8, planes(2 * matrix), planes(matrix)});
     }
   }
+  // Where a policy wants them: from random bf16 of their own.
+  void make_fp8() {
+    const int hidden = static_cast<int>(shape_.hidden_size);
+    const int inter = static_cast<int>(shape_.expert_inter_size);
+    const int64_t matrix = shape_.hidden_size * shape_.expert_inter_size;
+    const DeviceArray<__nv_bfloat16> staging(static_cast<size_t>(3 * matrix));
+    for (int e = 0; e < shape_.experts; ++e) {
+      check(cuda::fill_random(staging.data(), 3 * matrix, 0.02f, ++seed_, nullptr),
+            "making weights");
+      const __nv_bfloat16 *gate = staging.data(), *up = gate + matrix, *down = up + matrix;
+      fp8_.push_back(
+          pack_fp8_expert(gate, up, down, hidden, inter, room(fp8_expert_bytes(hidden, inter))));
+    }
+    check(cudaDeviceSynchronize(), "making weights");
+  }
   DeviceExpert of(int expert, ExpertForm form) const {
-    DeviceExpert chosen =
-        (form == ExpertForm::kBf16 ? stored_ : nested_)[static_cast<size_t>(expert)];
+    const std::vector<DeviceExpert>& of_form = form == ExpertForm::kBf16  ? stored_
+                                               : form == ExpertForm::kFp8 ? fp8_
+                                                                          : nested_;
+    DeviceExpert chosen = of_form.at(static_cast<size_t>(expert));
     chosen.form = form;
     return chosen;
   }
   double bytes(ExpertForm form) const {
     const double values = 3.0 * static_cast<double>(shape_.hidden_size * shape_.expert_inter_size);
     return values * (form == ExpertForm::kBf16   ? 2.0
+                     : form == ExpertForm::kFp8  ? 1.0
                      : form == ExpertForm::kInt8 ? 33.0 / 32
                                                  : 17.0 / 32);
   }
@@ -126,7 +150,7 @@ class Weights {
   CostShape shape_;
   uint32_t seed_ = 0;
   std::vector<cuda::DeviceBytes> buffers_;
-  std::vector<DeviceExpert> stored_, nested_;
+  std::vector<DeviceExpert> stored_, nested_, fp8_;
 };
 
 // [kLayers, tokens, experts] logits, each token's of recorded rows of one layer of the real model.
@@ -172,7 +196,7 @@ class Runner {
   const Weights& weights_;
   Policy policy_;
   int tokens_, k_, experts_, hidden_, inter_, instances_;
-  bool choice_;
+  bool choice_, prefill_;
   DeviceArray<float> logits_, open_, slope_, weights_out_;
   DeviceArray<int32_t> first_, expert_, ids_, plan_instances_, offsets_, packed_;
   DeviceArray<double> kept_best_, kept_instance_;
@@ -194,6 +218,7 @@ Runner::Runner(const CostShape& shape, const Weights& weights, const Policy& pol
       inter_(static_cast<int>(shape.expert_inter_size)),
       instances_(shape.experts * static_cast<int>(policy.forms.size())),
       choice_(policy.forms.size() > 1),
+      prefill_(policy.forms.back() == ExpertForm::kFp8 || tokens > kMostDecodeTokens),
       logits_(draw_logits(tokens, shape.experts)) {
   const size_t pairs = static_cast<size_t>(kLayers * tokens * k_);
   std::vector<DeviceExpert> table;
@@ -234,7 +259,7 @@ Runner::Runner(const CostShape& shape, const Weights& weights, const Policy& pol
   for (auto& value : x) value = __float2bfloat16(normal(random));
   x_ = DeviceArray<__nv_bfloat16>(x);
   out_ = DeviceArray<__nv_bfloat16>(x.size());
-  workspace_ = cuda::DeviceBytes(cuda::decode_experts_workspace(tokens, k_, hidden_, inter_));
+  workspace_ = cuda::DeviceBytes(cuda::prefill_experts_workspace(tokens, k_, hidden_, inter_));
   workspace_.fill(0);
   routing_workspace_ = cuda::DeviceBytes(cuda::routing_workspace_bytes(launch(0)));
 }
@@ -252,6 +277,8 @@ cuda::RoutingLaunch Runner::launch(int layer) const {
                         kept_best_.data(), kept_instance_.data(), true};
   launch.prices = {open_.data(), slope_.data(), nullptr};
   launch.mode = policy_.open > 0 || choice_ ? cuda::RoutingMode::kBatch : cuda::RoutingMode::kTopK;
+  if (launch.mode == cuda::RoutingMode::kBatch && tokens_ > cuda::RoutingLaunch::kMostBatchTokens)
+    launch.mode = cuda::RoutingMode::kPerToken;
   launch.output = {ids_.data() + pairs,
                    plan_instances_.data() + pairs,
                    weights_out_.data() + pairs,
@@ -270,16 +297,21 @@ void Runner::route(int layer, cudaStream_t stream) {
 
 void Runner::run(int layer, cudaStream_t stream) {
   const cuda::RouterOutput plan = launch(layer).output;
-  check(cuda::decode_experts(
-            {tokens_, k_, hidden_, inter_, instances_, table_.data(), x_.data(), plan.instances,
-             plan.weights, plan.offsets, plan.packed, out_.data(), workspace_.data()},
-            stream),
-        "experts");
+  const cuda::DecodeExpertsArguments experts{
+      tokens_,       k_,          hidden_,          inter_,       instances_,
+      table_.data(), x_.data(),   plan.instances,   plan.weights, plan.offsets,
+      plan.packed,   out_.data(), workspace_.data()};
+  if (!prefill_) return check(cuda::decode_experts(experts, stream), "experts");
+  const bool bf16 = policy_.forms.front() == ExpertForm::kBf16;
+  const auto forms = choice_ ? cuda::PrefillForms::kBoth
+                     : bf16  ? cuda::PrefillForms::kBf16
+                             : cuda::PrefillForms::kFp8;
+  check(cuda::prefill_experts(experts, forms, stream), "experts");
 }
 
 Json Runner::summary() const {
   const std::vector<int32_t> offsets = offsets_.host();
-  double opened[3] = {0, 0, 0}, bytes = 0;
+  double opened[4] = {0, 0, 0, 0}, bytes = 0;
   for (int layer = 0; layer < kLayers; ++layer)
     for (int i = 0; i < instances_; ++i) {
       const size_t at = static_cast<size_t>(layer * (instances_ + 1) + i);
@@ -293,11 +325,8 @@ Json Runner::summary() const {
     cuda::check_report(report);
     changed += static_cast<double>(report.changed_tokens) / (kLayers * tokens_);
   }
-  return {{"opened_bf16", opened[0]},
-          {"opened_int8", opened[1]},
-          {"opened_int4", opened[2]},
-          {"bytes", bytes},
-          {"changed_tokens_frac", changed}};
+  return {{"opened_bf16", opened[0]}, {"opened_int8", opened[1]}, {"opened_int4", opened[2]},
+          {"opened_fp8", opened[3]},  {"bytes", bytes},           {"changed_tokens_frac", changed}};
 }
 
 struct Energy {
@@ -387,11 +416,11 @@ Json measure(Runner& runner, const Policy& policy, double seconds, cudaStream_t 
   result["power_capped"] = energy.power_capped;
   result["layer_mj"] = energy.mj_a_layer;
   fmt::print(
-      "{:10} bf16 {:5.1f} int8 {:5.1f} int4 {:5.1f}  routing {:6.1f} experts {:6.1f} layer "
-      "{:6.1f} us  {:4.0f} W {:4.0f} MHz {:6.2f} mJ\n",
+      "{:10} bf16 {:5.1f} int8 {:5.1f} int4 {:5.1f} fp8 {:5.1f}  routing {:6.1f} experts {:6.1f} "
+      "layer {:6.1f} us  {:4.0f} W {:4.0f} MHz {:6.2f} mJ\n",
       policy.name, result["opened_bf16"].get<double>(), result["opened_int8"].get<double>(),
-      result["opened_int4"].get<double>(), routing_us, experts_us, layer_us, energy.power_w,
-      energy.clock_mhz, energy.mj_a_layer);
+      result["opened_int4"].get<double>(), result["opened_fp8"].get<double>(), routing_us,
+      experts_us, layer_us, energy.power_w, energy.clock_mhz, energy.mj_a_layer);
   return result;
 }
 
@@ -425,7 +454,7 @@ int main(int argc, char** argv) try {
   int tokens = 16;
   double seconds = 4;
   command.add_option("--policy", policies, "NAME:PRECISIONS:OPEN");
-  command.add_option("--tokens", tokens)->check(CLI::Range(1, 256));
+  command.add_option("--tokens", tokens)->check(CLI::Range(1, 16384));
   command.add_option("--shape", shape_name);
   command.add_option("--energy-s", seconds, "how long each layer runs for its energy");
   command.add_option("--json", json);
@@ -433,16 +462,21 @@ int main(int argc, char** argv) try {
   command.add_option("--commit", commit);
   CLI11_PARSE(command, argc, argv);
   const CostShape& shape = cost_shape(shape_name);
-  const Weights weights(shape);
+  Weights weights(shape);
   const auto measured =
       nlohmann::json::parse(app::read_file(app::shipped("data/routing/errors.json")));
   std::vector<float> errors;
-  for (const char* name : {"bf16", "int8", "int4"})
-    errors.push_back(measured.at("error_frac").value(name, 0.0f));
+  for (const char* name : {"bf16", "int8", "int4", "fp8"})
+    errors.push_back(measured.at("error_frac").value(name, kFp8ErrorFrac));
   cudaStream_t stream = nullptr;
   check(cudaStreamCreate(&stream), "making a stream");
   std::vector<Policy> all{{"top-k", {ExpertForm::kBf16}, 0}};
   for (const std::string& text : policies) all.push_back(parse_policy(text));
+  for (const Policy& policy : all)
+    if (policy.forms.back() == ExpertForm::kFp8) {
+      weights.make_fp8();
+      break;
+    }
   Json results = Json::array();
   for (const Policy& policy : all) {
     Runner runner(shape, weights, policy, tokens, errors);
