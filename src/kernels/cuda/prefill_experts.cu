@@ -31,10 +31,9 @@ namespace {
 #define THERMOE_PREFILL_BOUNDS __launch_bounds__(kWarp, 1)
 #endif
 
-#ifndef V_REGS
-#define V_REGS 56
-#endif
-constexpr int kGatherRegisters = V_REGS, kMultiplyRegisters = (504 - V_REGS) / 2;
+// Of the multiprocessor's 65,536 registers; multiples of 8.
+constexpr int kGatherRegisters = 56, kMultiplyRegisters = 224;
+static_assert(kWarpgroup * (kGatherRegisters + kConsumers * kMultiplyRegisters) <= 65536);
 
 template <bool Up, bool Fp8>
 __global__ void THERMOE_PREFILL_BOUNDS product_kernel(const __grid_constant__ Product product) {
