@@ -56,7 +56,8 @@ if(NOT THERMOE_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # A100, H100; PTX of the last for what follows
+      # A100; H100 with wgmma; PTX without it for what follows.
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
     endif()
     enable_language(CUDA)
     set(THERMOE_HAVE_CUDA ON)

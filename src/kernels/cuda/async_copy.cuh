@@ -89,7 +89,8 @@ __device__ inline void copy_bulk(void* to, const void* from, uint32_t bytes, uin
 #endif
 }
 
-// One thread: 16 bytes, or 4, and its arrival once all its copies so far are there.
+// One thread: 16 bytes, or 4, or 8; until all its copies so far are there; its arrival once they
+// are.
 __device__ inline void copy_vector(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
                : "memory");
@@ -98,6 +99,11 @@ __device__ inline void copy_word(void* to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
                : "memory");
 }
+__device__ inline void copy_words(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 __device__ inline void arrive_after_copies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier))
                : "memory");

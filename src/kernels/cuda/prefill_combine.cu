@@ -2,7 +2,7 @@
 //
 // combine: part [T, k, hidden] bf16 in fragment order to out [T, hidden]. A block a token, a thread
 // 8 columns; 2 k hidden bytes a token read, 2 hidden written.
-// quantize: x [T, hidden] bf16 to e4m3, 128 columns a scale. A warp 128 columns of a token.
+// quantize: x [T, hidden] bf16 to e4m3, 128 columns a scale.
 #include <cuda_fp8.h>
 
 #include <algorithm>
@@ -92,29 +92,39 @@ __global__ void combine_kernel(const __grid_constant__ PrefillExpertsArguments a
   }
 }
 
-__global__ void quantize_kernel(const __nv_bfloat16* x, int64_t warps, int hidden, uint32_t* to,
-                                float* scales) {
-  await_kernel_before();
-  const int64_t at = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp;
-  if (at >= warps) return;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int blocks = padded_128(hidden) / 128;
-  const int column = static_cast<int>(at % blocks) * 128 + 4 * lane;
-  uint2 bits = {0, 0};
-  if (column < hidden) bits = *reinterpret_cast<const uint2*>(x + at / blocks * hidden + column);
-  const float values[4] = {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xFFFF0000u),
-                           __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xFFFF0000u)};
-  float largest =
-      fmaxf(fmaxf(fabsf(values[0]), fabsf(values[1])), fmaxf(fabsf(values[2]), fabsf(values[3])));
-#pragma unroll
-  for (int step = 1; step < kWarp; step *= 2)
-    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, step));
-  const float inverse = largest > 0 ? 448.0f / largest : 0.0f;
+// Half a warp 128 columns of a token: a thread 16 bytes, 8 of the result.
+constexpr int kQuantizeThreads = 16;
+
+__device__ inline uint32_t fp8_quad(const float* values, float inverse) {
   const uint32_t low = __nv_cvt_float2_to_fp8x2(
       make_float2(values[0] * inverse, values[1] * inverse), __NV_SATFINITE, __NV_E4M3);
   const uint32_t high = __nv_cvt_float2_to_fp8x2(
       make_float2(values[2] * inverse, values[3] * inverse), __NV_SATFINITE, __NV_E4M3);
-  to[at * kWarp + lane] = low | high << 16;
+  return low | high << 16;
+}
+
+__global__ void quantize_kernel(const __nv_bfloat16* x, int64_t count, int hidden, uint2* to,
+                                float* scales) {
+  await_kernel_before();
+  const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t at = thread / kQuantizeThreads;  // which 128 columns
+  const int lane = static_cast<int>(threadIdx.x) % kQuantizeThreads;
+  const int blocks = padded_128(hidden) / 128;
+  const int column = static_cast<int>(at % blocks) * 128 + 8 * lane;
+  uint4 bits = {0, 0, 0, 0};
+  if (at < count && column < hidden)
+    bits = *reinterpret_cast<const uint4*>(x + at / blocks * hidden + column);
+  float values[8] = {};
+  add_weighted(values, 1.0f, bits);
+  float largest = 0;
+#pragma unroll
+  for (const float value : values) largest = fmaxf(largest, fabsf(value));
+#pragma unroll
+  for (int step = 1; step < kQuantizeThreads; step *= 2)
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, step));
+  if (at >= count) return;
+  const float inverse = largest > 0 ? 448.0f / largest : 0.0f;
+  to[thread] = {fp8_quad(values, inverse), fp8_quad(values + 4, inverse)};
   if (lane == 0) scales[at] = largest / 448.0f;
 }
 
@@ -137,11 +147,11 @@ struct Launch {
 cudaError_t quantize_tokens_fp8(const __nv_bfloat16* x, int tokens, int hidden, uint8_t* quantized,
                                 float* scales, bool follows, cudaStream_t stream) {
   constexpr int kThreads = 256;
-  const int64_t warps = int64_t{tokens} * (padded_128(hidden) / 128);
-  const int64_t blocks = (warps * kWarp + kThreads - 1) / kThreads;
+  const int64_t count = int64_t{tokens} * (padded_128(hidden) / 128);
+  const int64_t blocks = (count * kQuantizeThreads + kThreads - 1) / kThreads;
   const Launch launch(blocks, kThreads, follows, stream);
-  return cudaLaunchKernelEx(&launch.config, quantize_kernel, x, warps, hidden,
-                            reinterpret_cast<uint32_t*>(quantized), scales);
+  return cudaLaunchKernelEx(&launch.config, quantize_kernel, x, count, hidden,
+                            reinterpret_cast<uint2*>(quantized), scales);
 }
 
 cudaError_t combine_parts(const PrefillExpertsArguments& arguments, int forms, const uint8_t* part,

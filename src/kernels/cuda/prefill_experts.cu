@@ -31,6 +31,10 @@ namespace {
 #define THERMOE_PREFILL_BOUNDS __launch_bounds__(kWarp, 1)
 #endif
 
+// Of the multiprocessor's 65,536 registers; multiples of 8.
+constexpr int kGatherRegisters = 56, kMultiplyRegisters = 224;
+static_assert(kWarpgroup * (kGatherRegisters + kConsumers * kMultiplyRegisters) <= 65536);
+
 template <bool Up, bool Fp8>
 __global__ void THERMOE_PREFILL_BOUNDS product_kernel(const __grid_constant__ Product product) {
 #if THERMOE_WGMMA
@@ -52,11 +56,11 @@ __global__ void THERMOE_PREFILL_BOUNDS product_kernel(const __grid_constant__ Pr
   cluster_barrier();
   wait_for_kernel_before();
   if (group == kConsumers) {
-    shrink_registers<40>();
-    Gatherer<Up, Fp8>{product, shared, warp, lane, {}, {}, 0, 0}.run();
+    shrink_registers<kGatherRegisters>();
+    Gatherer<Up, Fp8>{product, shared, warp, lane, {}, {}, 0, nullptr, nullptr, 0}.run();
   } else {
-    grow_registers<232>();
-    Multiplying<Up, Fp8>{product, shared, group, warp, lane, {}}.run();
+    grow_registers<kMultiplyRegisters>();
+    Multiplying<Up, Fp8>{product, shared, group, warp, lane, {}, {}}.run();
   }
   cluster_barrier();  // the other block may still write here
 #endif

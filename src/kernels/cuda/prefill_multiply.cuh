@@ -13,8 +13,20 @@ namespace thermoe::cuda {
 
 constexpr float kLargestFp8 = 448.0f;
 
+// silu(gate) * up. The special function unit, two instructions a value, takes a good part of the
+// epilogue's time; one, of a tangent good to 2^-11, will do for what fp8 rounds to 2^-4.
 __device__ inline float silu_times(float gate, float up) {
-  return __fdividef(gate, 1.0f + __expf(-gate)) * up;
+  constexpr float kLog2e = 1.4426950408889634f;
+  float exponential, inverse;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(exponential) : "f"(gate * -kLog2e));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + exponential));
+  return gate * up * inverse;
+}
+__device__ inline float roughly_silu_times(float gate, float up) {
+  const float half = 0.5f * gate;
+  float tangent;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(tangent) : "f"(half));
+  return fmaf(half, tangent, half) * up;
 }
 __device__ inline uint32_t bf16_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -30,6 +42,7 @@ struct Multiplying {
   PrefillShared& shared;
   int group, warp, lane;  // group: which of the warpgroups; warp: in it
   RingPlace place;
+  int row[2];  // of the result, for this thread's pairs; -1 where there is none
 
   // This warp has no more use for a stage; both blocks must hear of it, as either may fill it.
   __device__ void release(int stage) const {
@@ -44,14 +57,39 @@ struct Multiplying {
                                        group * 64 * kStageBytes);
   }
 
+  __device__ void warpgroup_barrier() const {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kWarpgroup) : "memory");
+  }
+
+  __device__ void prepare(const Tile& tile);
   __device__ void skip();
   __device__ void multiply_bf16(float (&sums)[128]);
   __device__ void multiply_fp8(float (&sums)[128]);
-  __device__ void scale_rows(const Tile& tile, float (&sums)[128]) const;
+  __device__ void scale_rows(float (&sums)[128]) const;
   __device__ void write_bf16(const Tile& tile, const float (&sums)[128]) const;
   __device__ void write_inner_fp8(const Tile& tile, float (&sums)[128]) const;
   __device__ void run();
 };
+
+// Fetches, while the products are under way, what the result will want.
+template <bool Up, bool Fp8>
+__device__ void Multiplying<Up, Fp8>::prepare(const Tile& tile) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int pair = 64 * group + 16 * warp + lane / 4 + 8 * half;
+    row[half] = pair >= tile.pairs ? -1 : tile.first + pair;
+    if (!Up && row[half] >= 0) row[half] = product.packed[row[half]];
+  }
+  if constexpr (Fp8) {
+    warpgroup_barrier();  // the tile before is scaled
+    const int first = 2 * (kWarp * warp + lane);
+    const DeviceExpert& expert = product.experts[tile.instance];
+    const float* scales =
+        reinterpret_cast<const float*>((Up ? expert.gate_up : expert.down).scales);
+    if (first < 8 * tile.pieces)
+      copy_words(&shared.row_scales[group][first], scales + tile.row + first);
+  }
+}
 
 // Past a tile in which this warpgroup has no pairs.
 template <bool Up, bool Fp8>
@@ -64,12 +102,11 @@ __device__ void Multiplying<Up, Fp8>::skip() {
   }
 }
 
-// A stage is released once the products after it are under way.
+// While one warpgroup waits for its products the other's are under way.
 template <bool Up, bool Fp8>
 __device__ void Multiplying<Up, Fp8>::multiply_bf16(float (&sums)[128]) {
   const int blocks = product.row_bytes / kStageBytes;
   const bool half = product.row_bytes % kStageBytes != 0;  // of a last stage
-  int last = place.stage;
   pin(sums);
 #pragma unroll 1
   for (int block = 0; block < blocks; ++block) {
@@ -82,14 +119,11 @@ __device__ void Multiplying<Up, Fp8>::multiply_bf16(float (&sums)[128]) {
       multiply_bf16_256(sums, advanced(a, 32 * step), advanced(b, step / 2 * 512 + step % 2 * 32),
                         block > 0 || step > 0);
     commit_products();
-    wait_for_products<1>();
-    if (block > 0) release(last);
-    last = place.stage;
+    wait_for_products<0>();
+    release(place.stage);
     place.advance();
   }
-  wait_for_products<0>();
   pin(sums);
-  if (blocks > 0) release(last);
   if (!half) return;
   await_stage();
   begin_products();
@@ -143,19 +177,17 @@ __device__ void Multiplying<Up, Fp8>::multiply_fp8(float (&sums)[128]) {
 }
 
 template <bool Up, bool Fp8>
-__device__ void Multiplying<Up, Fp8>::scale_rows(const Tile& tile, float (&sums)[128]) const {
-  const DeviceExpert& expert = product.experts[tile.instance];
-  const float* scales =
-      reinterpret_cast<const float*>((Up ? expert.gate_up : expert.down).scales) + tile.row;
+__device__ void Multiplying<Up, Fp8>::scale_rows(float (&sums)[128]) const {
+  wait_for_copies();
+  warpgroup_barrier();
+  const float* scales = &shared.row_scales[group][2 * (lane % 4)];
 #pragma unroll
   for (int piece = 0; piece < kTilePieces; ++piece) {
-    if (piece < tile.pieces) {
-      const float2 scale = *reinterpret_cast<const float2*>(scales + 8 * piece + 2 * (lane % 4));
-      sums[4 * piece] *= scale.x;
-      sums[4 * piece + 1] *= scale.y;
-      sums[4 * piece + 2] *= scale.x;
-      sums[4 * piece + 3] *= scale.y;
-    }
+    const float2 scale = *reinterpret_cast<const float2*>(scales + 8 * piece);
+    sums[4 * piece] *= scale.x;
+    sums[4 * piece + 1] *= scale.y;
+    sums[4 * piece + 2] *= scale.x;
+    sums[4 * piece + 3] *= scale.y;
   }
 }
 
@@ -165,11 +197,10 @@ __device__ void Multiplying<Up, Fp8>::write_bf16(const Tile& tile, const float (
   constexpr int kPieces = Up ? 2 : 1;  // a unit of inner takes a row of gate and one of up
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int pair = 64 * group + 16 * warp + lane / 4 + 8 * half;
-    if (pair >= tile.pairs) continue;
-    const int row = Up ? tile.first + pair : product.packed[tile.first + pair];
+    if (row[half] < 0) continue;
     const int column = tile.row / kPieces;
-    uint8_t* to = product.out + (int64_t{row} * product.out_columns + column) * 2 + lane % 4 * 16;
+    uint8_t* to =
+        product.out + (int64_t{row[half]} * product.out_columns + column) * 2 + lane % 4 * 16;
 #pragma unroll
     for (int part = 0; part < kTilePieces / kPieces / 4; ++part) {
       if (column + 32 * part >= product.out_columns) break;
@@ -196,20 +227,19 @@ __device__ void Multiplying<Up, Fp8>::write_inner_fp8(const Tile& tile, float (&
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         float& value = sums[8 * i + 2 * half + odd];
-        value = silu_times(value, sums[8 * i + 4 + 2 * half + odd]);
+        value = roughly_silu_times(value, sums[8 * i + 4 + 2 * half + odd]);
         largest = fmaxf(largest, fabsf(value));
       }
     }
     largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
     const float inverse = largest > 0 ? kLargestFp8 / largest : 0.0f;
-    const int pair = 64 * group + 16 * warp + lane / 4 + 8 * half;
-    if (pair >= tile.pairs) continue;
-    const int64_t row = tile.first + pair;
+    if (row[half] < 0) continue;
     const int column = tile.row / 2;
     if (lane % 4 == 0)
-      product.out_scales[row * (product.out_columns / 128) + column / 128] = largest / kLargestFp8;
-    uint8_t* to = product.out + row * product.out_columns + column + lane % 4 * 8;
+      product.out_scales[int64_t{row[half]} * (product.out_columns / 128) + column / 128] =
+          largest / kLargestFp8;
+    uint8_t* to = product.out + int64_t{row[half]} * product.out_columns + column + lane % 4 * 8;
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
       uint32_t pairs[4];
@@ -232,10 +262,11 @@ __device__ void Multiplying<Up, Fp8>::run() {
       skip();
       continue;
     }
+    prepare(tile);
     float sums[128];
     if constexpr (Fp8) {
       multiply_fp8(sums);
-      scale_rows(tile, sums);
+      scale_rows(sums);
     } else {
       multiply_bf16(sums);
     }

@@ -41,7 +41,8 @@ struct PrefillStage {
 
 struct PrefillShared {
   PrefillStage stages[kPrefillStages];
-  float scales[kPrefillStages][kTilePairs];
+  float scales[kPrefillStages][kTilePairs];  // fp8: of the stage's activations
+  float row_scales[kConsumers][kTileRows];   // fp8: of the tile's rows
   uint64_t full[kPrefillStages], empty[kPrefillStages];
   int32_t first_item[kMostInstances + 1];
   int32_t offset[kMostInstances + 1];

@@ -104,7 +104,7 @@ TEST_F(PrefillExpertsMore, Fp8StaysCloseToBf16) {
       [](const TestExpert& expert, const float* x) { return expert.run_unquantized(x); });
   const double error = relative_error(launch, exact, out);
   RecordProperty("relative_error", std::to_string(error));
-  EXPECT_LT(error, 6e-2);
+  EXPECT_LT(error, 8e-2);
   EXPECT_GT(error, 1e-2);
 }
 
