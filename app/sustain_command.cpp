@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -17,6 +18,8 @@
 
 namespace thermoe::app {
 namespace {
+
+constexpr double kIdentityS = 10;
 
 struct SustainOptions {
   EngineOptions engine;
@@ -85,20 +88,23 @@ Subject open_subject(const SustainOptions& options) {
 std::vector<LoadPhase> phases_of(const SustainOptions& options) {
   GovernorLimits none;
   none.max_open_price = options.max_open_price;
-  std::vector<LoadPhase> phases{{"top-k", false, none, 0, 0}, {"no target", true, none, 0, 0}};
+  // The second shows that nothing changes, which takes no longer for being measured longer.
+  std::vector<LoadPhase> phases{
+      {"top-k", false, none, 0, 0, 0},
+      {"no target", true, none, 0, 0, std::min(kIdentityS, options.load.seconds)}};
   if (options.power_target_w > 0) {
     GovernorLimits limits = none;
     limits.power_cap_w = options.power_target_w;
-    phases.push_back({fmt::format("{:g} W", options.power_target_w), true, limits, 0, 0});
+    phases.push_back({fmt::format("{:g} W", options.power_target_w), true, limits, 0, 0, 0});
   }
   if (options.latency_target_us > 0) {
     GovernorLimits limits = none;
     limits.layer_latency_target_us = options.latency_target_us;
-    phases.push_back({fmt::format("{:g} us", options.latency_target_us), true, limits, 0, 0});
+    phases.push_back({fmt::format("{:g} us", options.latency_target_us), true, limits, 0, 0, 0});
   }
   if (options.open_price > 0 || options.slope_price > 0)
     phases.push_back({fmt::format("price {:g}/{:g}", options.open_price, options.slope_price), true,
-                      none, options.open_price, options.slope_price});
+                      none, options.open_price, options.slope_price, 0});
   return phases;
 }
 

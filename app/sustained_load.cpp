@@ -280,7 +280,8 @@ LoadResult SustainedLoad::run(const LoadPhase& phase, GpuSystemMonitor& monitor,
   Loop loop(*this, phase, monitor);
   work_->begin(loop.routing());
   const auto start = Clock::now();
-  while (loop.now_s < settings_.warm_up_s + settings_.seconds) {
+  const double seconds = phase.seconds > 0 ? phase.seconds : settings_.seconds;
+  while (loop.now_s < settings_.warm_up_s + seconds) {
     loop.tick(start);
     if (progress) progress(loop.now_s);
   }

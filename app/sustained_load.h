@@ -34,6 +34,7 @@ struct LoadPhase {
   bool adaptive = false;                   // else plain top-k
   GovernorLimits limits;                   // of the governor, where adaptive
   double open_price = 0, slope_price = 0;  // fixed ones, where > 0: no governor
+  double seconds = 0;                      // measured; 0: the load's
 };
 
 // What a tick of the slow loop saw.

@@ -15,6 +15,7 @@ TRITON_INTERPRET=1 bench/gpu_peers.py --check needs no GPU: tiny shapes, the com
 """
 
 import argparse
+import ctypes
 import dataclasses
 import json
 import math
@@ -206,7 +207,7 @@ class Bench:
             row["ok"] = row["relative_error"] < TOLERANCE
             self.rows.append(row)
             print(f"{row['peer']:20} {shape_name:14} {row['tokens']:6} error {row['relative_error']:.4f}"
-                  f" {row.get('median_us', 0):10.1f} us {row['config']}", flush=True)
+                  f" {row.get('median_us', 0):10.1f} us {row.get('layer_mj', 0):8.2f} mJ {row['config']}", flush=True)
 
     @staticmethod
     def layers(peer, work, config):
@@ -254,6 +255,9 @@ class Bench:
         route_us = statistics.median(replay_us(graph_of([lambda: peer.route(plan, config)] * 4), 15)) / 4
 
         median_us = statistics.median(samples_us)
+        sustained = {}
+        if self.arguments.energy_s > 0:
+            sustained = sustained_energy(graph, self.arguments.energy_s, len(copies))
         moved = plan.distinct_experts * peer.expert_bytes()
         flop = 6.0 * plan.slots * peer.shape.hidden * peer.shape.intermediate
         return {"median_us": median_us, "p10_us": samples_us[len(samples_us) // 10],
@@ -262,7 +266,34 @@ class Bench:
                 "weight_bytes": moved, "bytes_per_s": moved / (median_us * 1e-6),
                 "of_copy_rate_frac": moved / (median_us * 1e-6) / self.copy_bytes_per_s,
                 "flop": flop, "flop_per_s": flop / (median_us * 1e-6), "relative_error": error, "config": config,
-                "tried": times_us}
+                **sustained, "tried": times_us}
+
+
+def energy_mj():
+    """The board's energy counter."""
+    library = ctypes.CDLL("libnvidia-ml.so.1")
+    handle, energy = ctypes.c_void_p(), ctypes.c_ulonglong()
+    if library.nvmlInit_v2() or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)) or \
+            library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(energy)):
+        raise RuntimeError("NVML gives no energy")
+    return energy.value
+
+
+def sustained_energy(graph, seconds, layers):
+    """Replays without a pause; time and energy a layer of the last two thirds, in which clocks have settled."""
+    graph.replay()
+    torch.cuda.synchronize()
+    start = time.monotonic()
+    counted, begin, begin_mj = 0, None, None
+    while time.monotonic() - start < seconds:
+        if begin is None and time.monotonic() - start > seconds / 3:
+            begin, begin_mj = time.monotonic(), energy_mj()
+        for _ in range(16):
+            graph.replay()
+        torch.cuda.synchronize()
+        counted += 16 * layers if begin is not None else 0
+    took, used_mj = time.monotonic() - begin, energy_mj() - begin_mj
+    return {"sustained_us": took / counted * 1e6, "layer_mj": used_mj / counted, "power_w": used_mj * 1e-3 / took}
 
 
 def gpu_state():
@@ -311,6 +342,7 @@ def parse_arguments():
     parser.add_argument("--tokens", help="only these token counts, as in 1,16")
     parser.add_argument("--peers", help="only peers with one of these in their names, as in bf16,marlin")
     parser.add_argument("--samples", type=int, default=40, help="timed replays (40)")
+    parser.add_argument("--energy-s", type=float, default=0, help="replay so long for a layer's energy, too")
     parser.add_argument("--budget-s", type=float, default=170, help="then leave out what is left (170)")
     parser.add_argument("--check", action="store_true", help="tiny shapes, on the CPU under TRITON_INTERPRET=1")
     parser.add_argument("--json", metavar="FILE", help="write all results there")

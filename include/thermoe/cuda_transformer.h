@@ -25,8 +25,8 @@ constexpr float kFp8ErrorFrac = 0.003f;
 // afterwards.
 //
 // Many rows run their experts on Hopper's warpgroup products (kernels/cuda/prefill_experts.h), few
-// rows on the decode kernel; experts in fp8 always on the former, nested planes always on the
-// latter.
+// rows on the decode kernel; experts in fp8 always on the former. Nested planes become bf16 for the
+// former, a layer at a time.
 //
 // TopKPolicy, and AdaptiveRouter where it is set to climb, are applied on the device, in batches of
 // up to 256 rows; larger groups take each row's best at slope prices. Decode steps are CUDA graphs:

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/plan_pack.h"
 #include "kernels/cuda/prefill_experts.h"
+#include "kernels/cuda/unpack_nested.h"
 #include "model/batch_check.h"
 #include "thermoe/error.h"
 
@@ -162,6 +163,22 @@ bool CudaPass::reserve(int rows, int logit_rows) {
   return true;
 }
 
+bool CudaPass::reserve_unpacked(int rows, std::span<const CudaInstances> instances) {
+  int most = 0;
+  for (const CudaInstances& layer : instances)
+    if (layer.nested() && many(rows, layer.count())) most = std::max(most, layer.count());
+  const size_t bytes =
+      static_cast<size_t>(most) * cuda::unpacked_bytes(static_cast<int>(config_.hidden_size),
+                                                       static_cast<int>(config_.expert_inter_size));
+  if (bytes <= unpacked_.bytes()) return false;
+  size_t unused = 0, total = 0;
+  cuda::check(cudaMemGetInfo(&unused, &total), "asking for the GPU's memory");
+  if (bytes > unused) return false;
+  unpacked_ = cuda::DeviceBytes(bytes);
+  unpacked_table_ = cuda::DeviceArray<cuda::DeviceExpert>(static_cast<size_t>(most));
+  return true;
+}
+
 // normed_ = norm(x_), after adding what is pending and `bias` (if there is one) to x_.
 void CudaPass::normalise(const CudaFloats& weight, const CudaFloats* bias, const int32_t* from,
                          int rows, bool fragments, cudaStream_t stream) {
@@ -233,13 +250,20 @@ void CudaPass::score(int layer, const CudaRows& rows, float* logits, cudaStream_
 }
 
 // By the kernel that is made for so many tokens an expert, where it takes the precisions.
-void CudaPass::run_experts(const cuda::DecodeExpertsArguments& run, const CudaInstances& instances,
+void CudaPass::run_experts(cuda::DecodeExpertsArguments run, const CudaInstances& instances,
                            cudaStream_t stream) {
-  const bool many = run.tokens * run.k > kManyTokens * run.instances;
-  if (!instances.fp8() && (instances.nested() || !many || !warpgroups_))
-    return cuda::check(cuda::decode_experts(run, stream), "experts");
-  if (instances.nested())
+  if (instances.fp8() && instances.nested())
     throw InvalidArgument("fp8 can't be mixed with int8 or int4: give other --variants");
+  const bool unpack = instances.nested() && unpacked_.bytes() > 0;
+  if (!instances.fp8() && (!many(run.tokens, run.instances) || (instances.nested() && !unpack)))
+    return cuda::check(cuda::decode_experts(run, stream), "experts");
+  if (unpack) {
+    cuda::check(cuda::unpack_experts(run.experts, run.offsets, run.instances, run.hidden, run.inter,
+                                     unpacked_table_.data(),
+                                     reinterpret_cast<uint8_t*>(unpacked_.data()), stream),
+                "unpacking planes");
+    run.experts = unpacked_table_.data();
+  }
   const auto forms = !instances.fp8()   ? cuda::PrefillForms::kBf16
                      : instances.bf16() ? cuda::PrefillForms::kBoth
                                         : cuda::PrefillForms::kFp8;

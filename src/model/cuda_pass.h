@@ -66,6 +66,9 @@ class CudaPass {
   static constexpr int kMostRows = 16384;
   // Room for so many rows, and logits of so many of them; true where buffers moved.
   bool reserve(int rows, int logit_rows);
+  // Room for the planes of a layer in bf16, where so many rows would multiply them; without it (no
+  // memory is left) they run on the decode kernel. True where it moved.
+  bool reserve_unpacked(int rows, std::span<const CudaInstances> instances);
   // Slots of a token that a plan may have: for more than the model's own, which policies on the
   // host may use, only small batches leave the memory.
   int slots() const {
@@ -86,8 +89,11 @@ class CudaPass {
   void attention(int layer, const CudaRows& rows, const CudaCache& cache, cudaStream_t stream);
   void experts(int layer, const CudaRows& rows, const CudaPlans& plans,
                const CudaInstances& instances, const RouteLayer& route, cudaStream_t stream);
-  void run_experts(const cuda::DecodeExpertsArguments& run, const CudaInstances& instances,
+  void run_experts(cuda::DecodeExpertsArguments run, const CudaInstances& instances,
                    cudaStream_t stream);
+  bool many(int rows, int instances) const {
+    return warpgroups_ && rows * config_.top_k > kManyTokens * instances;
+  }
   void score(int layer, const CudaRows& rows, float* logits, cudaStream_t stream);
   void normalise(const CudaFloats& weight, const CudaFloats* bias, const int32_t* from, int rows,
                  bool fragments, cudaStream_t stream);
@@ -101,7 +107,9 @@ class CudaPass {
   bool pending_ = false;           // ffn_ is still to be added to x_
   CudaFloats x_, logits_;
   CudaBf16 normed_, fragments_, projected_, queries_, attended_, ffn_;
-  cuda::DeviceBytes workspace_;                                // of the experts
+  cuda::DeviceBytes workspace_;  // of the experts
+  cuda::DeviceBytes unpacked_;   // planes as bf16, of the layer at hand
+  cuda::DeviceArray<cuda::DeviceExpert> unpacked_table_;
   cuda::DeviceArray<int32_t> one_, one_offsets_, one_packed_;  // the plan of a dense layer
   CudaFloats one_weights_;
 };

@@ -14,14 +14,11 @@
 namespace thermoe {
 namespace {
 
-constexpr int64_t kAlignment = 256;                // of each matrix
 constexpr int64_t kSpareBytes = int64_t{6} << 30;  // for activations, caches and plans
 constexpr int64_t kLongest = 32768;                // positions
 // Scales of about 1 (nested_view.h): codes 0x20 to 0x37 are 0.5 to 2.
 constexpr int kLowScale = 0x20, kHighScale = 0x37;
 constexpr float kPlaneRatio = 12;  // of what thermoe quantize writes
-
-int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 ModelConfig config_of(const SyntheticModel& model) {
   const CostShape& shape = model.shape;
@@ -81,9 +78,9 @@ int64_t layer_bytes(const SyntheticModel& model, const ModelConfig& config) {
   const ExpertSize size(config);
   const Held held(model);
   int64_t expert = 0;
-  if (held.stored) expert += aligned(size.stored_bytes()) + 4 * kAlignment;
+  if (held.stored) expert += matrix_bytes(size.stored_bytes()) + 4 * kMatrixAlignment;
   if (held.fp8) expert += fp8_expert_bytes(config.hidden_size, config.expert_inter_size);
-  if (held.nested) expert += aligned(size.nested_bytes(true)) + 6 * kAlignment;
+  if (held.nested) expert += matrix_bytes(size.nested_bytes(true)) + 6 * kMatrixAlignment;
   return expert * config.experts + 2 * model.shape.dense_params_per_layer();
 }
 
@@ -123,7 +120,7 @@ class Maker {
   }
   uint8_t* take(int64_t bytes) {
     uint8_t* piece = next_;
-    next_ += aligned(bytes);
+    next_ += matrix_bytes(bytes);
     return piece;
   }
   cuda::DeviceWeight stored(const MatrixSize& size) {

@@ -147,6 +147,7 @@ void CudaTransformer::prepare(int rows, int groups, int logit_rows, const Routin
                                     laid_out ? &routing.layouts[layer] : nullptr, policy.utility);
     instances = std::max(instances, instances_[layer].count());
   }
+  moved |= pass_.reserve_unpacked(rows, instances_);
   if (!plans_.fits(rows, groups, pass_.slots(), instances)) {
     const int most_rows = std::max(rows, plans_.rows());
     const int most_groups = std::max(groups, plans_.groups());

@@ -15,10 +15,6 @@
 namespace thermoe {
 namespace {
 
-constexpr int64_t kAlignment = 256;  // of each weight, as by cudaMalloc
-
-int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 // To the nearest, ties to even. A weight is finite (Checkpoint::check_finite).
 uint16_t to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
@@ -79,12 +75,12 @@ int64_t bytes_of(const ExpertWeights& expert, bool fp8) {
     bytes += fp8_expert_bytes(expert.stored->hidden_size(), expert.stored->inter_size());
   if (expert.stored) {
     const int64_t values = expert.stored->hidden_size() * expert.stored->inter_size();
-    bytes += 2 * aligned(2 * values) + 2 * aligned(values);
+    bytes += 2 * matrix_bytes(2 * values) + 2 * matrix_bytes(values);
   }
   if (expert.quantized)
     for (const NestedView* view : {&expert.quantized->gate_up(), &expert.quantized->down()})
-      bytes += 2 * aligned(view->blocks() * NestedView::kPlaneBlockBytes) +
-               aligned(view->blocks() * NestedView::kScaleBlockBytes);
+      bytes += 2 * matrix_bytes(view->blocks() * NestedView::kPlaneBlockBytes) +
+               matrix_bytes(view->blocks() * NestedView::kScaleBlockBytes);
   return bytes;
 }
 
@@ -118,7 +114,7 @@ class ExpertUpload {
  private:
   uint8_t* take(int64_t bytes) {
     uint8_t* piece = reinterpret_cast<uint8_t*>(experts_.memory.data()) + used_;
-    used_ += aligned(bytes);
+    used_ += matrix_bytes(bytes);
     return piece;
   }
 
@@ -200,7 +196,9 @@ CudaExperts upload_experts(const LayerWeights& layer, bool fp8) {
   return uploaded;
 }
 
-int64_t device_bytes(const WeightView& weight) { return aligned(2 * weight.rows * weight.cols); }
+int64_t device_bytes(const WeightView& weight) {
+  return matrix_bytes(2 * weight.rows * weight.cols);
+}
 
 // What does not fit is refused before anything is copied; vectors count for nothing.
 void check_memory(const TransformerWeights& weights, bool tied, bool fp8) {
@@ -240,8 +238,8 @@ CudaAttentionWeights upload_attention(const AttentionWeights& from) {
 
 int64_t fp8_expert_bytes(int64_t hidden, int64_t inter) {
   const Fp8Sizes sizes(hidden, inter);
-  return 2 * aligned(sizes.gate_up) + aligned(sizes.gate_up_scales) + 2 * aligned(sizes.down) +
-         aligned(sizes.down_scales);
+  return 2 * matrix_bytes(sizes.gate_up) + matrix_bytes(sizes.gate_up_scales) +
+         2 * matrix_bytes(sizes.down) + matrix_bytes(sizes.down_scales);
 }
 
 cuda::DeviceExpert pack_fp8_expert(const __nv_bfloat16* gate, const __nv_bfloat16* up,
@@ -249,7 +247,7 @@ cuda::DeviceExpert pack_fp8_expert(const __nv_bfloat16* gate, const __nv_bfloat1
   const Fp8Sizes sizes(hidden, inter);
   const auto take = [&to](int64_t bytes) {
     uint8_t* piece = to;
-    to += aligned(bytes);
+    to += matrix_bytes(bytes);
     return piece;
   };
   uint8_t *upper = take(sizes.gate_up), *lower = take(sizes.gate_up);

@@ -17,6 +17,12 @@ namespace thermoe {
 using CudaBf16 = cuda::DeviceArray<__nv_bfloat16>;
 using CudaFloats = cuda::DeviceArray<float>;
 
+// Matrices lie at multiples of so many bytes, as by cudaMalloc.
+constexpr int64_t kMatrixAlignment = 256;
+constexpr int64_t matrix_bytes(int64_t bytes) {
+  return (bytes + kMatrixAlignment - 1) / kMatrixAlignment * kMatrixAlignment;
+}
+
 struct CudaAttentionWeights {
   CudaBf16 qkv, o;  // [(heads + 2 kv_heads) head_dim, hidden]; [hidden, heads head_dim]
   CudaFloats qkv_bias, o_bias, q_norm, k_norm;  // empty where the model has none

@@ -37,7 +37,7 @@ LoadSettings short_load(bool prefill) {
 
 TEST(Sustain, DecodesAndPrefills) {
   for (const bool prefill : {false, true}) {
-    const LoadResult result = run_nano(short_load(prefill), {"top-k", false, {}, 0, 0});
+    const LoadResult result = run_nano(short_load(prefill), {"top-k", false, {}, 0, 0, 0});
     EXPECT_GT(result.tokens, 0);
     EXPECT_EQ(result.tokens % (prefill ? 32 : 4), 0);
     EXPECT_GE(result.seconds, 0.3);
@@ -53,8 +53,8 @@ TEST(Sustain, DecodesAndPrefills) {
 TEST(Sustain, WithoutATargetTokensAreTopKs) {
   const LoadSettings settings = short_load(false);
   SustainOutcome outcome;
-  outcome.phases = {run_nano(settings, {"top-k", false, {}, 0, 0}),
-                    run_nano(settings, {"no target", true, {}, 0, 0})};
+  outcome.phases = {run_nano(settings, {"top-k", false, {}, 0, 0, 0}),
+                    run_nano(settings, {"no target", true, {}, 0, 0, 0})};
   compare_tokens(outcome, 1);
   EXPECT_GT(outcome.compared_tokens, 40);
   EXPECT_EQ(outcome.different_tokens, 0);
@@ -63,14 +63,14 @@ TEST(Sustain, WithoutATargetTokensAreTopKs) {
 TEST(Sustain, TargetsRaisePricesAndPricesCutExperts) {
   LoadSettings settings = short_load(false);
   settings.seconds = 1;
-  const LoadResult free = run_nano(settings, {"top-k", false, {}, 0, 0});
+  const LoadResult free = run_nano(settings, {"top-k", false, {}, 0, 0, 0});
   GovernorLimits tight;
   tight.layer_latency_target_us = free.layer_us / 10;
-  const LoadResult held = run_nano(settings, {"fast", true, tight, 0, 0});
+  const LoadResult held = run_nano(settings, {"fast", true, tight, 0, 0, 0});
   EXPECT_GT(held.open_price, 0);
   EXPECT_LT(held.distinct_experts, free.distinct_experts);
   EXPECT_LT(held.gate_mass_frac, 1.0);
-  const LoadResult fixed = run_nano(settings, {"fixed", true, {}, 0.1, 0.001});
+  const LoadResult fixed = run_nano(settings, {"fixed", true, {}, 0.1, 0.001, 0.5});
   EXPECT_DOUBLE_EQ(fixed.open_price, 0.1);
   EXPECT_DOUBLE_EQ(fixed.slope_price, 0.001);
   EXPECT_LT(fixed.distinct_experts, free.distinct_experts);

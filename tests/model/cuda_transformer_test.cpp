@@ -272,18 +272,47 @@ TEST_F(CudaRuntime, QuantizedExpertsRunInTheirPrecisions) {
     const Checkpoint nested(to);
     Transformer cpu(nested, pool_);
     const auto gpu = make_cuda_transformer(nested);
-    const Rows rows(8, 0, 16, cpu.config().vocab_size);
-    // The CPU's inputs are int8.
+    const Rows few(8, 0, 3, cpu.config().vocab_size);     // planes on the decode kernel
+    const Rows many(16, 0, 40, cpu.config().vocab_size);  // as bf16 on the prefill kernel
     for (const char* precision : {"int8", "int4"}) {
       ExpertLayout layout = ExpertLayout::single(cpu.config().experts);
       layout.variants = {{precision, 0.0f, 1.0f}};
       const std::vector<ExpertLayout> layouts(static_cast<size_t>(cpu.config().layers), layout);
       const RoutingContext routing{.policy = &top_k_, .prices = {}, .layouts = layouts};
-      EXPECT_LT(relative_error(logits_of(*gpu, rows, routing), logits_of(cpu, rows, routing)), 0.1)
-          << precision;
+      for (const Rows* rows : {&few, &many})  // the CPU's inputs are int8
+        EXPECT_LT(relative_error(logits_of(*gpu, *rows, routing), logits_of(cpu, *rows, routing)),
+                  0.1)
+            << precision << ", " << rows->tokens.size() << " rows";
     }
   }
   std::filesystem::remove_all(to);
+}
+
+TEST_F(CudaRuntime, Fp8IsCloseToBf16) {
+  std::unique_ptr<LanguageModel> gpu;
+  try {
+    gpu = make_cuda_transformer(*checkpoint_, {.fp8 = true});
+  } catch (const InvalidArgument& error) {
+    GTEST_SKIP() << error.what();
+  }
+  ExpertLayout fp8 = ExpertLayout::single(gpu->config().experts);
+  fp8.variants = {{"fp8", 0.0f, 0.5f}};
+  ExpertLayout both = ExpertLayout::with_variants(gpu->config().experts,
+                                                  {{"bf16", 0.0f, 1.0f}, {"fp8", 0.003f, 0.5f}});
+  const std::vector<ExpertLayout> alone(static_cast<size_t>(gpu->config().layers), fp8);
+  const std::vector<ExpertLayout> choice(static_cast<size_t>(gpu->config().layers), both);
+  for (const Rows& rows : {Rows(16, 0, 40, gpu->config().vocab_size), Rows(3, 0, 2, 100)}) {
+    const RoutingContext plain{.policy = &top_k_, .prices = {}};
+    const std::vector<float> bf16 = logits_of(*gpu, rows, plain);
+    const RoutingContext coarse{.policy = &top_k_, .prices = {}, .layouts = alone};
+    const double error = relative_error(logits_of(*gpu, rows, coarse), bf16);
+    EXPECT_GT(error, 1e-4);
+    EXPECT_LT(error, 0.15);
+    // Where both can be had and nothing costs anything, bf16 it is.
+    const auto climb = make_routing_policy("adaptive:search=climb");
+    const RoutingContext free{.policy = climb.get(), .prices = {}, .layouts = choice};
+    EXPECT_LT(relative_error(logits_of(*gpu, rows, free), bf16), 0.02);
+  }
 }
 
 TEST_F(CudaRuntime, BadCallsAreRefusedAndLoseNothing) {
