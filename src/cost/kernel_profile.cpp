@@ -92,6 +92,7 @@ MeasuredKernel read_kernel(const ProfileNode& node) {
     kernel.power_parameters = {power.positive("idle_w"), power.positive("memory_w"),
                                power.positive("compute_w")};
     kernel.power_outlier_frac = power.positive("outlier_frac");
+    if (power.has("least_us")) kernel.power_least_us = power.positive("least_us");
   }
   kernel.unseen_shape = read_errors(node, "unseen_shape_error");
   kernel.unseen_tokens = read_errors(node, "unseen_tokens_error");
@@ -157,6 +158,8 @@ Json kernel_json(const MeasuredKernel& kernel) {
                      {"memory_w", rounded(kernel.power_parameters[1], 4)},
                      {"compute_w", rounded(kernel.power_parameters[2], 4)},
                      {"outlier_frac", kernel.power_outlier_frac}};
+  if (json.contains("power") && kernel.power_least_us != kLeastPowerUs)
+    json["power"]["least_us"] = kernel.power_least_us;
   add_errors(json, "unseen_shape_error", kernel.unseen_shape);
   add_errors(json, "unseen_tokens_error", kernel.unseen_tokens);
   add_errors(json, "unseen_shape_power_error", kernel.unseen_shape_power);

@@ -178,7 +178,7 @@ TEST_F(SweepTest, ThrottledSamplesAreKeptMeasuredAgainAndLeftOutOfTheFit) {
   const auto rows = cost::read_measured_table(log_.path());
   ASSERT_EQ(rows.size(), 19u);
   const Calibration calibration = calibrated();
-  const KernelSamples& samples = calibration.samples.at(rows[2].kernel);
+  const KernelSamples& samples = calibration.samples.at(rows[2].kernel + " bf16");
   EXPECT_EQ(samples.throttled_rows, 1u);
   EXPECT_EQ(samples.throttled_points, 0u);
   EXPECT_EQ(samples.points, 6u);
@@ -197,7 +197,7 @@ TEST_F(SweepTest, WhatWasOnlyMeasuredThrottledCounts) {
     run_sweep(device_, some_points(), log, settings);
   }
   const Calibration calibration = calibrated();
-  const std::string kernel = "thermoe_fake_gemm_cold";
+  const std::string kernel = "thermoe_fake_gemm_cold bf16";
   EXPECT_EQ(calibration.samples.at(kernel).throttled_rows, 1u);
   EXPECT_EQ(calibration.samples.at(kernel).throttled_points, 1u);
   EXPECT_NE(to_table(calibration).find(kernel + ": 1 points were throttled"), std::string::npos);
