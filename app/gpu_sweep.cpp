@@ -15,9 +15,8 @@ using Steady = std::chrono::steady_clock;
 
 constexpr double kTelemetryHz = 50;
 constexpr double kSettleS = 0.15;  // a board's power is up to a tenth of a second old
-// Launches that follow each other without a pause, so that those between stretches don't count:
-// a replay is several launches.
-constexpr double kStretchUs = 2e3, kMostReplays = 64;
+// Replays that follow each other without a pause, so that those between stretches don't count.
+constexpr double kStretchS = 0.01, kMostReplays = 256;
 constexpr int kLeastStretches = 7;
 
 double seconds_from(Steady::time_point start) {
@@ -90,10 +89,12 @@ SweepSample GpuSweep::run(const SweepPoint& point, double seconds) {
   const auto begin = Steady::now();
   work_->prepare(point);
   work_->run_us(1);  // the first one's code may have to be loaded
-  const double launch_us = work_->run_us(1);
+  const auto before = Steady::now();
+  work_->run_us(1);
+  const double replay_s = seconds_from(before);
   const bool with_power = point.least_s > 0;
   const int replays =
-      with_power ? static_cast<int>(std::clamp(kStretchUs / launch_us, 1.0, kMostReplays)) : 1;
+      with_power ? static_cast<int>(std::clamp(kStretchS / replay_s, 1.0, kMostReplays)) : 1;
   Watch watch(monitor_);
   std::vector<double> times_us;
   const auto start = Steady::now();

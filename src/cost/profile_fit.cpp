@@ -59,7 +59,8 @@ MeasuredKernel gather(const std::vector<const MeasuredRow*>& rows) {
   kernel.kernel = first.kernel;
   kernel.framework = first.framework;
   kernel.dtype = first.dtype;
-  if (first.framework.rfind(kOwnFramework, 0) == 0) kernel.power_least_us = kOwnLeastPowerUs;
+  const bool own = first.framework.rfind(kOwnFramework, 0) == 0;
+  if (own) kernel.power_least_us = kOwnLeastPowerUs;
   std::set<double> tokens;
   std::map<KernelShape, std::map<double, std::pair<std::vector<double>, std::vector<double>>>,
            ShapeLess>
@@ -70,6 +71,10 @@ MeasuredKernel gather(const std::vector<const MeasuredRow*>& rows) {
     latency.push_back(row->latency_us);
     if (row->power_w > 0) power.push_back(row->power_w);
     kernel.power_limit_w = std::max(kernel.power_limit_w, row->power_limit_w);
+    // Half a second is too short for the limit to bind: power is what it is at the full clock, and
+    // levels off nowhere below what was read.
+    if (own && row->power_limit_w > 0)
+      kernel.power_limit_w = std::max(kernel.power_limit_w, row->power_w);
   }
   kernel.tokens.assign(tokens.begin(), tokens.end());
   for (const auto& [shape, along] : points) {
