@@ -74,7 +74,9 @@ double kernel_power_w(const std::vector<double>& p, double limit_w, const Kernel
 }
 
 KernelModel::KernelModel(MeasuredKernel kernel, const KernelPeaks& peaks)
-    : kernel_(std::move(kernel)), peaks_(peaks) {}
+    : kernel_(std::move(kernel)), peaks_(peaks) {
+  peaks_.stage_columns = kernel_.stage_columns;
+}
 
 const ResidualField& KernelModel::latency() const {
   std::call_once(latency_once_, [this] { latency_.emplace(make_latency()); });

@@ -76,6 +76,7 @@ MeasuredKernel read_kernel(const ProfileNode& node) {
   kernel.kernel = node.text("kernel");
   kernel.framework = node.text("framework");
   kernel.dtype = node.text("dtype");
+  if (node.has("stage_columns")) kernel.stage_columns = node.positive("stage_columns");
   try {
     peaks_of(kernel.dtype, 1, 1);
   } catch (const InvalidArgument& error) {
@@ -149,6 +150,7 @@ Json kernel_json(const MeasuredKernel& kernel) {
                {"kernel", kernel.kernel},
                {"framework", kernel.framework},
                {"dtype", kernel.dtype}};
+  if (kernel.stage_columns > 0) json["stage_columns"] = kernel.stage_columns;
   for (int i = 0; i < kRooflineParameters; ++i)
     json["roofline"][kRooflineNames[i]] = rounded(kernel.roofline[static_cast<size_t>(i)], 5);
   json["covariance"] = series(kernel.covariance, 4);

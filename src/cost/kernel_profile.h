@@ -28,9 +28,10 @@ inline constexpr double kLeastPowerUs = 300;
 
 struct MeasuredKernel {
   Operation op = Operation::kExperts;
-  std::string kernel;     // as its framework names it
-  std::string framework;  // "VLLM 0.24.0"
-  std::string dtype;      // kernel_shape.h, peaks_of
+  std::string kernel;        // as its framework names it
+  std::string framework;     // "VLLM 0.24.0"
+  std::string dtype;         // kernel_shape.h, peaks_of
+  double stage_columns = 0;  // KernelPeaks
   RooflineParameters roofline;
   std::vector<double> covariance;        // of the residuals between shapes: kriging.h, parts_of
   double power_limit_w = 0;              // 0: no power measured

@@ -28,6 +28,9 @@ constexpr double kCovarianceSteps[] = {2, 1.5};
 // What thermoe calibrate measures repeats a point for as long as its power takes to read.
 constexpr const char* kOwnFramework = "thermoe ";
 constexpr double kOwnLeastPowerUs = 1;
+// The CUDA kernel of the experts multiplies stages of so many columns (docs/gpu-kernels.md).
+constexpr const char* kStagedKernel = "thermoe_cuda_experts";
+constexpr double kStageColumns = 1024;
 
 // Orders shapes so that a file's curves stand together by model, then by split and load.
 auto order_of(const KernelShape& s) {
@@ -61,6 +64,7 @@ MeasuredKernel gather(const std::vector<const MeasuredRow*>& rows) {
   kernel.dtype = first.dtype;
   const bool own = first.framework.rfind(kOwnFramework, 0) == 0;
   if (own) kernel.power_least_us = kOwnLeastPowerUs;
+  if (own && first.kernel.rfind(kStagedKernel, 0) == 0) kernel.stage_columns = kStageColumns;
   std::set<double> tokens;
   std::map<KernelShape, std::map<double, std::pair<std::vector<double>, std::vector<double>>>,
            ShapeLess>
@@ -317,8 +321,9 @@ KernelProfile fit_profile(const std::vector<MeasuredRow>& rows,
   double done = 0;
   for (const auto& [key, of_kernel] : kernels) {
     MeasuredKernel kernel = gather(of_kernel);
-    const KernelPeaks peaks =
+    KernelPeaks peaks =
         peaks_of(kernel.dtype, settings.memory_bytes_per_s, settings.bf16_flops_per_s);
+    peaks.stage_columns = kernel.stage_columns;
     fit_kernel(kernel, peaks);
     if (settings.folds > 1 && shapes_of(kernel).size() >= kLeastShapesHeldOut) {
       hold_out_tokens(kernel, peaks);

@@ -269,6 +269,26 @@ TEST(RepresentativeCounts, AreNearTheExpectedLoad) {
     }
 }
 
+// Of few experts one draw is off by half an expert; four are not.
+TEST(RepresentativeLoads, AreOnAverageTheExpectedLoad) {
+  for (const auto& [experts, top_k] : {std::pair{8, 2}, {32, 4}, {128, 8}})
+    for (const int64_t tokens : {1, 4, 16, 256})
+      for (const double exponent : {0.0, 1.2, 2.0}) {
+        const auto loads = cost::representative_loads(tokens, experts, top_k, exponent, 4);
+        EXPECT_EQ(loads.size(), exponent == 0 ? 1u : 4u);
+        double distinct = 0;
+        for (const auto& counts : loads) {
+          EXPECT_EQ(plan_with_counts(counts, tokens, top_k).tokens, tokens);
+          distinct += static_cast<double>(
+              std::count_if(counts.begin(), counts.end(), [](int64_t count) { return count > 0; }));
+        }
+        const cost::MoeLoad load = cost::expected_load(tokens, experts, top_k, 1, exponent);
+        EXPECT_NEAR(distinct / static_cast<double>(loads.size()), load.distinct,
+                    exponent == 0 ? 0 : 0.3)
+            << experts << " " << tokens << " " << exponent;
+      }
+}
+
 TEST(CpuWork, MeasuresEveryKindOfBatch) {
   ThreadPool pool(2);
   for (const char* shape : {"96x40e5k3", "96x40"}) {
