@@ -16,7 +16,7 @@ struct SweepPlan {
   // Points with warm weights: of balanced loads up to so many tokens; 0: of all.
   int64_t most_warm_tokens = 0;
   // Cold points of balanced loads at these counts are repeated for power_s, for their power.
-  std::vector<int64_t> power_tokens;
+  std::vector<int64_t> power_tokens = {};
   double power_s = 0;
 };
 

@@ -80,6 +80,12 @@ GpuSweep fake_sweep(std::unique_ptr<TelemetrySource> board = nullptr) {
   return {std::make_unique<FakeGpuWork>(), std::move(board)};
 }
 
+SweepSettings hasty() {
+  SweepSettings settings;
+  settings.budget_s = 0.1;
+  return settings;
+}
+
 SweepPlan small_plan() {
   SweepPlan plan;
   plan.shapes = {parse_shape("64x32e8k2")};
@@ -96,14 +102,13 @@ TEST(GpuSweep, ItsLogHoldsEveryTypeAndIsTakenUp) {
   EXPECT_EQ(points.size(), 3u * (6 + 2));  // cold under two loads, warm at 1 and 4 tokens
   {
     SweepLog log(file.path(), gpu);
-    SweepSettings settings;
-    settings.budget_s = 0.1;
+    SweepSettings settings = hasty();
     int asked = 0;
     settings.stop = [&] { return asked++ == 10; };
     EXPECT_EQ(run_sweep(gpu, points, log, settings).left, 14);
   }
   SweepLog log(file.path(), gpu);
-  EXPECT_EQ(run_sweep(gpu, points, log, {}).resumed, 10);
+  EXPECT_EQ(run_sweep(gpu, points, log, hasty()).resumed, 10);
   const auto rows = cost::read_measured_table(file.path());
   ASSERT_EQ(rows.size(), points.size());
   std::set<std::string> seen;
@@ -122,7 +127,7 @@ TEST(GpuSweep, TheCostModelReadsEachTypesOwnRows) {
   const ScratchFile file("gpu-sweep.csv"), out("gpu-profile.json");
   GpuSweep gpu = fake_sweep();
   SweepLog log(file.path(), gpu);
-  run_sweep(gpu, points_of(small_plan()), log, {});
+  run_sweep(gpu, points_of(small_plan()), log, hasty());
   const Calibration calibration = calibrate(log.rows(), gpu.peaks(), {});
   ASSERT_EQ(calibration.samples.size(), 6u);
   EXPECT_EQ(calibration.samples.at("thermoe_cuda_experts_cold int4").points, 6u);
@@ -172,7 +177,7 @@ TEST(GpuSweep, ThePowerCapIsAStateAndHeatAnError) {
   const ScratchFile file("gpu-sweep.csv");
   {
     SweepLog log(file.path(), capped);
-    EXPECT_EQ(run_sweep(capped, {point}, log, {}).measured, 1);
+    EXPECT_EQ(run_sweep(capped, {point}, log, hasty()).measured, 1);
   }
   const SweepLog log(file.path(), capped);
   ASSERT_EQ(log.rows().size(), 1u);
