@@ -8,13 +8,17 @@
 #include <csignal>
 #include <ctime>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "calibration.h"
 #include "commands.h"
 #include "cpu_sweep.h"
+#include "device_peaks.h"
+#include "gpu_sweep.h"
 #include "interrupt.h"
+#include "kernels/cuda/devices.h"
 #include "paths.h"
 #include "progress.h"
 #include "sweep_log.h"
@@ -29,7 +33,7 @@ namespace {
 constexpr double kBudgetS = 180, kQuickBudgetS = 8;
 
 struct CalibrateOptions {
-  std::string out, log, json;
+  std::string device, out, log, json;
   std::vector<std::string> shapes;
   std::vector<int64_t> tokens;
   int threads = 0;
@@ -37,18 +41,33 @@ struct CalibrateOptions {
   bool quick = false;
 };
 
-SweepPlan plan_of(const CalibrateOptions& options) {
-  SweepPlan plan = default_sweep(options.quick);
-  if (!options.tokens.empty()) plan.tokens = options.tokens;
+// What is measured, and its peaks, with what the profile says of both.
+struct Bench {
+  std::unique_ptr<SweepBackend> backend;
+  std::vector<SweepPoint> points;
+  MeasuredPeaks peaks;
+  std::string power_profile;  // beside the profile; empty: none
+  std::string note;           // for people; empty: none
+  std::map<std::string, std::string> provenance;
+};
+
+SweepPlan plan_of(const CalibrateOptions& options, bool gpu) {
+  SweepPlan plan = gpu ? default_gpu_sweep(options.quick) : default_sweep(options.quick);
+  if (!options.tokens.empty()) {
+    plan.tokens = options.tokens;
+    if (gpu) plan.power_tokens = options.tokens;
+  }
   if (options.shapes.empty()) return plan;
   plan.shapes.clear();
-  for (const std::string& shape : options.shapes) plan.shapes.push_back(parse_shape(shape));
+  for (const std::string& shape : options.shapes)
+    plan.shapes.push_back(gpu ? parse_shape(shape, kMostGpuWeightsLog2) : parse_shape(shape));
   return plan;
 }
 
 // Without names of files, which say nothing to others.
 std::string command_of(const CalibrateOptions& options) {
   std::string command = "thermoe calibrate";
+  if (!options.device.empty()) command += " --device " + options.device;
   if (options.quick) command += " --quick";
   if (!options.shapes.empty())
     command += fmt::format(" --shapes {}", fmt::join(options.shapes, ","));
@@ -79,31 +98,81 @@ std::map<std::string, std::string> provenance_of(const CalibrateOptions& options
           {"compiler", compiler()},
           {"date", fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr)))},
           {"driver", backend.driver()},
-          {"simd", simd_target()},
-          {"thermoe", kVersion},
-          {"threads", fmt::format("{}", backend.threads())}};
+          {"thermoe", kVersion}};
+}
+
+// Whether --device, or where it isn't given what is here, means the GPU. Throws InvalidArgument.
+bool on_gpu(const CalibrateOptions& options) {
+  if (options.device == "cpu") return false;
+  const CudaDeviceList list = cuda_device_list();
+  if (options.device.empty()) return !list.devices.empty() && options.threads == 0;
+  if (list.devices.empty())
+    throw InvalidArgument(
+        fmt::format("--device cuda: no CUDA device here ({}); use --device cpu", list.problem));
+  if (options.threads > 0)
+    throw InvalidArgument("--threads is for the CPU's kernels: leave it out, or use --device cpu");
+  return true;
 }
 
 // Empty where there is no GPU.
-std::string gpu_note() {
+std::string cpu_note() {
   const TelemetryProbe probe = probe_nvml();
   if (probe.devices.empty()) return "";
+  const bool usable = !cuda_device_list().devices.empty();
   return fmt::format(
-      "{} is here, but this build has no CUDA kernels of the experts: only the CPU is calibrated.",
-      probe.devices.front().name);
+      "{} is here, but only the CPU is calibrated: {}.", probe.devices.front().name,
+      usable ? "--device cuda calibrates the GPU" : "this build has no CUDA code that runs on it");
 }
 
-SweepOutcome sweep(SweepBackend& backend, const std::vector<SweepPoint>& points, SweepLog& log,
-                   double budget_s) {
-  Progress progress("calibrate", static_cast<double>(points.size()), "points");
+Bench cpu_bench(const CalibrateOptions& options) {
+  Bench bench;
+  bench.points = points_of(plan_of(options, false));
+  auto cpu = std::make_unique<CpuSweep>(options.threads);
+  bench.peaks = cpu->peaks();
+  bench.backend = std::move(cpu);
+  bench.note = cpu_note();
+  bench.provenance = provenance_of(options, *bench.backend);
+  bench.provenance["simd"] = simd_target();
+  bench.provenance["threads"] = fmt::format("{}", bench.backend->threads());
+  return bench;
+}
+
+// The device's shipped peaks, if there are any, so that its kernels' rooflines refer to the same
+// ones as those of other tables; its power profile where it stands beside the profile.
+void set_peaks(Bench& bench, const std::filesystem::path& folder) {
+  try {
+    const DevicePeaks shipped = device_peaks(bench.backend->device(), "");
+    bench.peaks = {shipped.memory_bytes_per_s, shipped.bf16_flops_per_s};
+    if (std::filesystem::exists(folder / shipped.file_name))
+      bench.power_profile = shipped.file_name;
+  } catch (const ProfileMiss&) {  // of an unknown device: the nominal ones
+  }
+}
+
+Bench gpu_bench(const CalibrateOptions& options) {
+  Bench bench;
+  bench.points = points_of(plan_of(options, true));
+  std::unique_ptr<GpuSweep> gpu = make_gpu_sweep();
+  gpu->check(bench.points);
+  bench.peaks = gpu->peaks();
+  bench.backend = std::move(gpu);
+  set_peaks(bench, std::filesystem::path(options.out).parent_path());
+  if (options.device.empty())
+    bench.note = fmt::format("Calibrated {}; --device cpu calibrates the processor.",
+                             bench.backend->device());
+  bench.provenance = provenance_of(options, *bench.backend);
+  return bench;
+}
+
+SweepOutcome sweep(const Bench& bench, SweepLog& log, double budget_s) {
+  const auto points = static_cast<double>(bench.points.size());
+  Progress progress("calibrate", points, "points");
   SweepSettings settings;
   settings.budget_s = budget_s;
   const Interrupt interrupt;
   settings.stop = [] { return Interrupt::raised(); };
-  settings.step = [&](double done_frac) {
-    progress.update(done_frac * static_cast<double>(points.size()));
-  };
-  return run_sweep(backend, points, log, settings);
+  settings.step = [&](double done_frac) { progress.update(done_frac * points); };
+  return run_sweep(*bench.backend, bench.points, log, settings);
 }
 
 // Ends the program as an interruption does, once its work is safe.
@@ -122,6 +191,7 @@ void report(const CalibrateOptions& options, const Calibration& calibration,
     nlohmann::ordered_json json = to_json(calibration);
     json["out"] = options.out;
     json["log"] = log;
+    json["device_kind"] = calibration.profile.provenance.count("threads") > 0 ? "cpu" : "cuda";
     json["measured_points"] = outcome.measured;
     json["resumed_points"] = outcome.resumed;
     json["note"] = note.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(note);
@@ -130,8 +200,12 @@ void report(const CalibrateOptions& options, const Calibration& calibration,
   if (options.json == "-") return;
   const cost::KernelProfile& profile = calibration.profile;
   if (!note.empty()) fmt::print("{}\n", note);
-  fmt::print("{}, {} threads, {}: reads {:.1f} GB/s, multiplies {:.0f} GFLOP/s\n\n{}\n",
-             profile.device, profile.provenance.at("threads"), profile.provenance.at("simd"),
+  const auto& provenance = profile.provenance;
+  const std::string how =
+      provenance.count("threads") > 0
+          ? fmt::format("{} threads, {}", provenance.at("threads"), provenance.at("simd"))
+          : provenance.at("driver");
+  fmt::print("{}, {}: reads {:.1f} GB/s, multiplies {:.0f} GFLOP/s\n\n{}\n", profile.device, how,
              profile.memory_bytes_per_s * 1e-9, profile.bf16_flops_per_s * 1e-9,
              to_table(calibration));
   fmt::print("{} points measured, {} taken from {}. Wrote {}.\n", outcome.measured, outcome.resumed,
@@ -142,22 +216,21 @@ void run_calibrate(const CalibrateOptions& options) {
   const std::filesystem::path folder = std::filesystem::path(options.out).parent_path();
   if (!folder.empty() && !std::filesystem::is_directory(folder))
     throw IoError(options.out, "its folder doesn't exist: make it, or give another --out");
-  const std::vector<SweepPoint> points = points_of(plan_of(options));
-  CpuSweep backend(options.threads);
-  SweepLog log(options.log.empty() ? options.out + ".rows.csv" : options.log, backend);
-  const MeasuredPeaks peaks = backend.peaks();
+  const Bench bench = on_gpu(options) ? gpu_bench(options) : cpu_bench(options);
+  SweepLog log(options.log.empty() ? options.out + ".rows.csv" : options.log, *bench.backend);
   const double budget_s = options.budget_s > 0 ? options.budget_s
                           : options.quick      ? kQuickBudgetS
                                                : kBudgetS;
-  const SweepOutcome outcome = sweep(backend, points, log, budget_s);
+  const SweepOutcome outcome = sweep(bench, log, budget_s);
   if (outcome.left > 0) return give_up(outcome, log.path());
   auto progress = std::make_unique<Progress>("fit", 1, "profiles");
   Calibration calibration =
-      calibrate(log.rows(), peaks, [&](double done_frac) { progress->update(done_frac); });
+      calibrate(log.rows(), bench.peaks, [&](double done_frac) { progress->update(done_frac); });
   progress.reset();
-  calibration.profile.provenance = provenance_of(options, backend);
+  calibration.profile.power_profile = bench.power_profile;
+  calibration.profile.provenance = bench.provenance;
   cost::write_kernel_profile(calibration.profile, options.out);
-  report(options, calibration, outcome, log.path(), gpu_note());
+  report(options, calibration, outcome, log.path(), bench.note);
 }
 
 }  // namespace
@@ -168,6 +241,11 @@ void add_calibrate_command(CLI::App& program) {
       "calibrate",
       "Make a cost profile of this machine: measure its kernels, warm and cold, for a few minutes; "
       "may be interrupted and taken up");
+  command
+      ->add_option("--device", options->device,
+                   "cpu, or cuda: a GPU's kernels, with its power; default: cuda where this build "
+                   "and machine have it (and --threads isn't given)")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   command->add_option("--out", options->out, "write the profile to this file")->required();
   command->add_option("--log", options->log,
                       "the samples, a table that thermoe cost --csv reads; default: "
@@ -175,7 +253,7 @@ void add_calibrate_command(CLI::App& program) {
   command
       ->add_option("--shapes", options->shapes,
                    "what to measure instead of the default: 256x64e32k4 (hidden, intermediate, "
-                   "experts, top k) or 256x4096 (inputs, outputs of a dense product)")
+                   "experts, top k) or, on the CPU, 256x4096 (inputs, outputs of a dense product)")
       ->delimiter(',');
   command->add_option("--tokens", options->tokens, "token counts; default: 1 to 256")
       ->delimiter(',')

@@ -17,6 +17,10 @@ void mark_held_back(std::vector<SweepRow>& rows) {
   for (SweepRow& row : rows) row.throttled |= clocks.fell(row);
 }
 
+std::string key_of(const std::string& kernel, const std::string& dtype) {
+  return kernel + " " + dtype;
+}
+
 std::vector<std::string> cells_of(const cost::MeasuredKernel& kernel, const KernelSamples& s) {
   std::vector<std::string> cells = {kernel.kernel, kernel.dtype,
                                     fmt::format("{}", kernel.curves.size()),
@@ -37,7 +41,7 @@ Calibration calibrate(const std::vector<SweepRow>& all, const MeasuredPeaks& pea
   std::vector<cost::MeasuredRow> fitted;
   for (size_t i = 0; i < rows.size(); ++i) {
     const SweepRow& row = rows[i];
-    KernelSamples& samples = out.samples[row.measured.kernel];
+    KernelSamples& samples = out.samples[key_of(row.measured.kernel, row.measured.dtype)];
     const auto same = [&](const SweepRow& other) { return same_point(other, row); };
     const auto begin = rows.begin(), here = begin + static_cast<std::ptrdiff_t>(i);
     const bool first = std::none_of(begin, here, same);
@@ -63,7 +67,8 @@ std::string to_table(const Calibration& calibration) {
   for (const std::string& column : held_out_header()) table.header.push_back(column);
   table.header.insert(table.header.end(), {"throttled rows", "seconds"});
   for (const cost::MeasuredKernel& kernel : calibration.profile.kernels)
-    table.rows.push_back(cells_of(kernel, calibration.samples.at(kernel.kernel)));
+    table.rows.push_back(
+        cells_of(kernel, calibration.samples.at(key_of(kernel.kernel, kernel.dtype))));
   std::string text = table.text();
   for (const auto& [kernel, samples] : calibration.samples)
     if (samples.throttled_points > 0)
@@ -75,7 +80,7 @@ std::string to_table(const Calibration& calibration) {
 nlohmann::ordered_json to_json(const Calibration& calibration) {
   nlohmann::ordered_json kernels = nlohmann::ordered_json::array();
   for (const cost::MeasuredKernel& kernel : calibration.profile.kernels) {
-    const KernelSamples& samples = calibration.samples.at(kernel.kernel);
+    const KernelSamples& samples = calibration.samples.at(key_of(kernel.kernel, kernel.dtype));
     nlohmann::ordered_json json = kernel_json(kernel);
     json["points"] = samples.points;
     json["throttled_rows"] = samples.throttled_rows;

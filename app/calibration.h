@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "cost/kernel_profile.h"
-#include "cpu_sweep.h"
 #include "sweep.h"
 
 namespace thermoe::app {
@@ -23,7 +22,7 @@ struct KernelSamples {
 
 struct Calibration {
   cost::KernelProfile profile;
-  std::map<std::string, KernelSamples> samples;  // by kernel
+  std::map<std::string, KernelSamples> samples;  // by "kernel type"
 };
 
 // Fits all rows but those throttled, and of points of which there is nothing else those too. Rows

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -37,17 +38,29 @@ struct Estimate {
   CostEstimate cost;
 };
 
-// The shipped profile whose kernels are those of the rows: same device, same operation.
+bool has_kernel(const cost::KernelProfile& profile, const std::string& name) {
+  return std::any_of(profile.kernels.begin(), profile.kernels.end(),
+                     [&](const cost::MeasuredKernel& kernel) { return kernel.kernel == name; });
+}
+
+// The shipped profile whose kernels are those of the rows: same device, same operation, and where
+// several have those, the one with the row's kernel, or the one with the most types.
 cost::KernelProfile profile_for(const cost::MeasuredRow& row) {
   std::string known;
+  std::optional<cost::KernelProfile> best;
   for (const std::filesystem::path& file : shipped_profiles()) {
     if (is_power_profile(file)) continue;
     cost::KernelProfile profile = cost::read_kernel_profile(file);
     const bool has_operation = profile.kernels.front().op == row.shape.op;
-    if (profile.device == row.device && has_operation) return profile;
+    if (profile.device == row.device && has_operation) {
+      if (has_kernel(profile, row.kernel)) return profile;
+      if (!best || profile.kernels.size() > best->kernels.size()) best = std::move(profile);
+      continue;
+    }
     known += fmt::format("{}{} ({}, {})", known.empty() ? "" : ", ", file.filename().string(),
                          profile.device, cost::name_of(profile.kernels.front().op));
   }
+  if (best) return *best;
   throw ProfileMiss(fmt::format(
       "no shipped profile of \"{}\" for {}; name one with --profile, or make one with thermoe fit. "
       "Shipped: {}",

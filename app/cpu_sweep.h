@@ -11,12 +11,6 @@
 
 namespace thermoe::app {
 
-// What a device can do at best; its kernels' rooflines refer to it.
-struct MeasuredPeaks {
-  double memory_bytes_per_s = 0;  // reading what no cache holds
-  double bf16_flops_per_s = 0;    // of a large dense product with bf16 weights
-};
-
 class CpuSweep : public SweepBackend {
  public:
   // threads: 0 means one per hardware thread.

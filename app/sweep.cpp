@@ -25,8 +25,19 @@ SweepRow measure(SweepBackend& backend, const SweepPoint& point, double seconds,
   row.clock_mhz = sample.clock_mhz;
   row.spread_frac = sample.spread_frac;
   row.sample_s = sample.wall_s;
+  row.power_capped = sample.power_capped;
   row.throttled = sample.throttled || clocks.fell(row);
   return row;
+}
+
+// What each point may take of the budget beyond what points must have.
+double seconds_each(const std::vector<SweepPoint>& points, double budget_s) {
+  double shared_s = budget_s, sharers = 1;
+  for (const SweepPoint& point : points) {
+    shared_s -= point.least_s;
+    sharers += point.least_s > 0 ? 0 : 1;
+  }
+  return std::clamp(shared_s / sharers, kLeastSampleS, kMostSampleS);
 }
 
 }  // namespace
@@ -39,7 +50,7 @@ SweepRow row_of(const SweepBackend& backend, const SweepPoint& point) {
                                     point.cold ? "_cold" : "");
   row.measured.framework = std::string("thermoe ") + kVersion;
   row.measured.device = backend.device();
-  row.measured.dtype = "bf16";
+  row.measured.dtype = point.dtype;
   if (experts) row.measured.distribution = cost::distribution_name(point.shape.load_exponent);
   row.measured.tokens = static_cast<double>(point.tokens);
   row.driver = backend.driver();
@@ -49,17 +60,17 @@ SweepRow row_of(const SweepBackend& backend, const SweepPoint& point) {
 
 bool same_point(const SweepRow& a, const SweepRow& b) {
   return a.measured.tokens == b.measured.tokens && a.measured.kernel == b.measured.kernel &&
-         a.measured.shape == b.measured.shape;
+         a.measured.dtype == b.measured.dtype && a.measured.shape == b.measured.shape;
 }
 
 void ClockMedian::add(const SweepRow& row) {
-  if (row.clock_mhz)
+  if (row.clock_mhz && !row.power_capped)
     clocks_.insert(std::upper_bound(clocks_.begin(), clocks_.end(), *row.clock_mhz),
                    *row.clock_mhz);
 }
 
 bool ClockMedian::fell(const SweepRow& row) const {
-  return row.clock_mhz && clocks_.size() >= kLeastClocks &&
+  return row.clock_mhz && !row.power_capped && clocks_.size() >= kLeastClocks &&
          *row.clock_mhz < kHeldBackFrac * clocks_[clocks_.size() / 2];
 }
 
@@ -72,8 +83,7 @@ SweepOutcome run_sweep(SweepBackend& backend, const std::vector<SweepPoint>& poi
   for (const SweepPoint& point : points)
     if (!log.done(row_of(backend, point))) open.push_back(point);
   outcome.resumed = static_cast<int>(points.size() - open.size());
-  const double seconds = std::clamp(settings.budget_s / static_cast<double>(open.size() + 1),
-                                    kLeastSampleS, kMostSampleS);
+  const double seconds = seconds_each(open, settings.budget_s);
   for (const bool again : {false, true}) {
     for (size_t i = 0; i < open.size(); ++i) {
       if (again && log.done(row_of(backend, open[i]))) continue;
@@ -81,7 +91,7 @@ SweepOutcome run_sweep(SweepBackend& backend, const std::vector<SweepPoint>& poi
         if (!again) outcome.left = static_cast<int>(open.size() - i);
         return outcome;
       }
-      const SweepRow row = measure(backend, open[i], seconds, clocks);
+      const SweepRow row = measure(backend, open[i], std::max(seconds, open[i].least_s), clocks);
       clocks.add(row);
       log.append(row);
       if (again) continue;

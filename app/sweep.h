@@ -15,15 +15,24 @@ namespace thermoe::app {
 struct SweepPoint {
   cost::KernelShape shape;
   int64_t tokens = 1;
-  bool cold = false;  // weights come from memory, not from a cache
+  bool cold = false;           // weights come from memory, not from a cache
+  std::string dtype = "bf16";  // of the weights, as the cost model names it
+  double least_s = 0;          // to repeat it for at least: long enough for power to be read
+};
+
+// What a device can do at best; its kernels' rooflines refer to it.
+struct MeasuredPeaks {
+  double memory_bytes_per_s = 0;  // reading what no cache holds
+  double bf16_flops_per_s = 0;    // of a large dense product with bf16 weights
 };
 
 struct SweepSample {
   double latency_us = 0;   // median of the repetitions
   double spread_frac = 0;  // their interquartile range over the median
   std::optional<double> power_w, power_limit_w, clock_mhz;
-  bool throttled = false;  // the device says that heat held its clock back
-  double wall_s = 0;       // that taking it took, all in all
+  bool throttled = false;     // the device says that heat held its clock back
+  bool power_capped = false;  // that its power limit did: a state, not an error
+  double wall_s = 0;          // that taking it took, all in all
 };
 
 // What measures: one device, by the kernels that this build has for it.
@@ -34,7 +43,7 @@ class SweepBackend {
   virtual std::string device() const = 0;  // as profiles name it
   virtual std::string driver() const = 0;  // with its version
   virtual int threads() const = 0;
-  // Takes about `seconds`, longer where few repetitions already do.
+  // Takes about `seconds`, longer where few repetitions already do or the point asks for it.
   virtual SweepSample run(const SweepPoint& point, double seconds) = 0;
 };
 
@@ -44,7 +53,7 @@ struct SweepRow {
   std::string driver;
   int threads = 0;
   std::optional<double> clock_mhz;
-  bool throttled = false;
+  bool throttled = false, power_capped = false;
   double spread_frac = 0;
   double sample_s = 0;  // wall time that the sample took
 };
@@ -55,7 +64,7 @@ SweepRow row_of(const SweepBackend& backend, const SweepPoint& point);
 bool same_point(const SweepRow& a, const SweepRow& b);
 
 // A clock so far below the sweep's median was held back, whatever the counters say; known once
-// there are enough clocks for a median.
+// there are enough clocks for a median. Clocks that the power limit held back say nothing of heat.
 class ClockMedian {
  public:
   void add(const SweepRow& row);

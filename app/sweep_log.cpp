@@ -17,9 +17,9 @@ namespace {
 constexpr const char* kHeader =
     "framework,version,device,op_name,kernel_source,moe_dtype,num_tokens,hidden_size,inter_size,"
     "topk,num_experts,moe_tp_size,moe_ep_size,distribution,gemm_dtype,m,n,k,latency,power,"
-    "power_limit,driver,threads,clock_mhz,throttled,spread_frac,sample_s";
+    "power_limit,driver,threads,clock_mhz,throttled,spread_frac,sample_s,power_capped";
 constexpr size_t kDriverColumn = 21;
-constexpr size_t kLogColumns = kDriverColumn + 6;
+constexpr size_t kLogColumns = kDriverColumn + 7;
 
 std::string csv_cell(const std::optional<double>& value) {
   return value ? fmt::format("{:.6g}", *value) : "";
@@ -30,15 +30,16 @@ std::string line_of(const SweepRow& row) {
   const cost::MeasuredRow& m = row.measured;
   const cost::KernelShape& s = m.shape;
   const bool experts = s.op == cost::Operation::kExperts;
+  const std::string type = m.dtype == "bf16" ? "bfloat16" : m.dtype;  // as the tables have it
   const std::string sizes =
-      experts ? fmt::format("bfloat16,{},{},{},{},{},{},{},{},,,,", m.tokens, s.hidden_size,
+      experts ? fmt::format("{},{},{},{},{},{},{},{},{},,,,", type, m.tokens, s.hidden_size,
                             s.inter_size, s.top_k, s.experts, s.tp, s.ep, m.distribution)
-              : fmt::format(",,,,,,,,,bfloat16,{},{},{}", m.tokens, s.inter_size, s.hidden_size);
-  return fmt::format("thermoe,{},{},{},{},{},{:.7g},{},{},{},{},{},{},{:.3g},{:.3g}", kVersion,
+              : fmt::format(",,,,,,,,,{},{},{},{}", type, m.tokens, s.inter_size, s.hidden_size);
+  return fmt::format("thermoe,{},{},{},{},{},{:.7g},{},{},{},{},{},{},{:.3g},{:.3g},{}", kVersion,
                      m.device, cost::name_of(s.op), m.kernel, sizes, m.latency_us * 1e-3,
                      positive_cell(m.power_w), positive_cell(m.power_limit_w), row.driver,
                      row.threads, csv_cell(row.clock_mhz), row.throttled ? 1 : 0, row.spread_frac,
-                     row.sample_s);
+                     row.sample_s, row.power_capped ? 1 : 0);
 }
 
 std::vector<std::string> split_line(const std::string& line) {
@@ -99,6 +100,7 @@ void SweepLog::read(const SweepBackend& backend) {
     row.throttled = column(3) != 0;
     row.spread_frac = column(4);
     row.sample_s = column(5);
+    row.power_capped = column(6) != 0;
     check_origin(path(), row, backend);
     rows_.push_back(std::move(row));
   }

@@ -2,15 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <regex>
 
 #include "thermoe/error.h"
 
 namespace thermoe::app {
 namespace {
-
-constexpr double kSkewedLoad = 1.2;  // the more skewed of the measured tables
-constexpr int64_t kMostWeights = int64_t{1} << 31;
 
 constexpr const char* kQuickShapes[] = {"256x64e32k4", "256x64e16k2", "256x128e32k4", "128x64e32k4",
                                         "256x256",     "256x128",     "256x4096",     "512x512"};
@@ -20,6 +18,16 @@ constexpr const char* kShapes[] = {
     "384x96e24k4", "512x128e32k4", "512x128e64k8", "512x256e32k4", "1024x256e16k2", "256x256",
     "256x128",     "256x4096",     "512x512",      "512x1024",     "1024x512",      "1024x1024",
     "384x384",     "1024x4096",    "2048x2048"};
+
+constexpr const char* kGpuQuickShapes[] = {"2048x768e128k8", "2048x1024e64k8"};
+// Qwen3-30B-A3B, OLMoE, Mixtral-8x7B and gpt-oss-120B first; then neighbours of theirs, most of
+// them published too (gpt-oss-20b, Qwen3-235B-A22B, Phi-3.5-MoE, Llama 4 Scout, Qwen3-Next-80B,
+// ERNIE-4.5-21B-A3B, DeepSeek-V2-Lite, Granite 3.0 3B-A800M).
+constexpr const char* kGpuShapes[] = {
+    "2048x768e128k8",  "2048x1024e64k8", "4096x14336e8k2", "2880x2880e128k4", "2880x2880e32k4",
+    "4096x1536e128k8", "4096x6400e16k2", "5120x8192e16k1", "2048x512e512k10", "2560x1536e64k6",
+    "2048x1408e64k6",  "1536x512e40k8",  "2048x768e64k8",  "2048x768e128k4",  "2048x1024e128k8",
+    "4096x2048e64k8",  "3072x1024e64k6", "4096x4096e32k4"};
 
 cost::KernelShape shape_of(const std::smatch& sizes) {
   const auto size = [&](size_t group) { return std::stoll(sizes[group]); };
@@ -32,6 +40,20 @@ cost::KernelShape shape_of(const std::smatch& sizes) {
     shape.top_k = static_cast<int>(size(4));
   }
   return shape;
+}
+
+// The point at so many tokens, with warm weights where the plan has those, and with cold ones.
+void add_point(std::vector<SweepPoint>& points, const SweepPlan& plan, SweepPoint point,
+               int64_t tokens) {
+  const bool balanced = point.shape.load_exponent == 0;
+  point.tokens = tokens;
+  if (plan.most_warm_tokens == 0 || (balanced && tokens <= plan.most_warm_tokens))
+    points.push_back(point);
+  point.cold = true;
+  const std::vector<int64_t>& power = plan.power_tokens;
+  if (balanced && std::find(power.begin(), power.end(), tokens) != power.end())
+    point.least_s = plan.power_s;
+  points.push_back(point);
 }
 
 }  // namespace
@@ -48,7 +70,28 @@ SweepPlan default_sweep(bool quick) {
   return plan;
 }
 
-cost::KernelShape parse_shape(const std::string& text) {
+SweepPlan default_gpu_sweep(bool quick) {
+  SweepPlan plan;
+  plan.dtypes = {"bf16", "int8", "int4"};
+  plan.power_s = 0.45;  // boards refresh their power ten times a second, a while after it changed
+  if (quick) {
+    for (const char* shape : kGpuQuickShapes) plan.shapes.push_back(parse_shape(shape));
+    plan.tokens = {1, 16, 64};
+    plan.most_warm_tokens = 1;
+    plan.power_tokens = {16};
+    return plan;
+  }
+  for (const char* shape : kGpuShapes)
+    plan.shapes.push_back(parse_shape(shape, kMostGpuWeightsLog2));
+  // The steeper law touches few experts with few tokens, as priced routing does.
+  plan.load_exponents = {0, 1.2, 2};
+  plan.tokens = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256};
+  plan.most_warm_tokens = 4;
+  plan.power_tokens = {1, 8, 64, 256};
+  return plan;
+}
+
+cost::KernelShape parse_shape(const std::string& text, int most_weights_log2) {
   static const std::regex form("([0-9]{1,6})x([0-9]{1,6})(?:e([0-9]{1,5})k([0-9]{1,5}))?");
   std::smatch sizes;
   if (!std::regex_match(text, sizes, form))
@@ -61,9 +104,9 @@ cost::KernelShape parse_shape(const std::string& text) {
     throw InvalidArgument(
         fmt::format("shape \"{}\": sizes must be at least 1, and top_k at most the experts", text));
   const int64_t matrices = s.op == cost::Operation::kExperts ? 3 * s.experts : 1;
-  if (s.hidden_size * s.inter_size > kMostWeights / matrices)
-    throw InvalidArgument(
-        fmt::format("shape \"{}\": has more than 2^31 weights; give a smaller one", text));
+  if (s.hidden_size * s.inter_size > (int64_t{1} << most_weights_log2) / matrices)
+    throw InvalidArgument(fmt::format(
+        "shape \"{}\": has more than 2^{} weights; give a smaller one", text, most_weights_log2));
   return s;
 }
 
@@ -71,14 +114,15 @@ std::vector<SweepPoint> points_of(const SweepPlan& plan) {
   std::vector<SweepPoint> points;
   for (const cost::KernelShape& shape : plan.shapes) {
     const bool experts = shape.op == cost::Operation::kExperts;
-    for (const double exponent : {0.0, kSkewedLoad}) {
-      if (exponent > 0 && !experts) continue;
-      for (const int64_t tokens : plan.tokens)
-        for (const bool cold : {false, true}) {
-          points.push_back({shape, tokens, cold});
-          points.back().shape.load_exponent = exponent;
-        }
-    }
+    for (const std::string& dtype : plan.dtypes)
+      for (const double exponent : plan.load_exponents) {
+        if (exponent > 0 && !experts) continue;
+        SweepPoint point;
+        point.shape = shape;
+        point.shape.load_exponent = exponent;
+        point.dtype = dtype;
+        for (const int64_t tokens : plan.tokens) add_point(points, plan, point, tokens);
+      }
   }
   return points;
 }

@@ -11,18 +11,31 @@ namespace thermoe::app {
 struct SweepPlan {
   std::vector<cost::KernelShape> shapes;  // experts without a load, and dense products
   std::vector<int64_t> tokens;
+  std::vector<std::string> dtypes = {"bf16"};
+  std::vector<double> load_exponents = {0, 1.2};  // the skewed one: the tables' more skewed
+  // Points with warm weights: of balanced loads up to so many tokens; 0: of all.
+  int64_t most_warm_tokens = 0;
+  // Cold points of balanced loads at these counts are repeated for power_s, for their power.
+  std::vector<int64_t> power_tokens = {};
+  double power_s = 0;
 };
 
 // The shipped nano model's experts and dense products and neighbours of theirs, enough of them for
 // errors on shapes held out; `quick`: fewer, for a first look.
 SweepPlan default_sweep(bool quick);
 
-// "256x64e32k4": 32 experts of [hidden 256, intermediate 64], 4 chosen by a token; "256x4096": a
-// dense product of 256 inputs and 4096 outputs. Throws InvalidArgument.
-cost::KernelShape parse_shape(const std::string& text);
+// For a GPU: the experts of published models and neighbours of theirs, in the precisions that its
+// kernels have, up to 256 tokens. Warm only where few experts may stay in the cache.
+SweepPlan default_gpu_sweep(bool quick);
+inline constexpr int kMostGpuWeightsLog2 = 33;  // 16 GiB of bf16
 
-// Every shape's points together, as their weights are made but once: each under a balanced load and
-// one of a power law, by tokens, with warm and with cold weights.
+// "256x64e32k4": 32 experts of [hidden 256, intermediate 64], 4 chosen by a token; "256x4096": a
+// dense product of 256 inputs and 4096 outputs. Throws InvalidArgument, also where it has more
+// weights than 2^most_weights_log2.
+cost::KernelShape parse_shape(const std::string& text, int most_weights_log2 = 31);
+
+// Every shape's points together, type by type, as their weights are made but once: under each load,
+// by tokens, with warm and with cold weights.
 std::vector<SweepPoint> points_of(const SweepPlan& plan);
 
 }  // namespace thermoe::app

@@ -63,7 +63,7 @@ class Predictor {
     error.where = place_of(reading, curve_.measured());
     error.latency_frac = reading.latency_us / row.latency_us - 1;
     error.has_power =
-        row.power_w > 0 && reading.power_w > 0 && row.latency_us >= cost::kLeastPowerUs;
+        row.power_w > 0 && reading.power_w > 0 && row.latency_us >= kernel->power_least_us;
     if (error.has_power) error.power_frac = reading.power_w / row.power_w - 1;
     return true;
   }

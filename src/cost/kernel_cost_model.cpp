@@ -123,7 +123,19 @@ KernelCostModel::Impl::Impl(const std::filesystem::path& file, const CostShape& 
   const cost::KernelCurve balanced = experts->curve(layer_shape(shape, 0));
   layer_measured = balanced.measured();
   layer_uncertainty_frac = layer_measured ? kMeasuredErrorFrac : balanced.at(16).uncertainty_frac;
+  const bool trusted = experts->kernel().power_least_us < cost::kLeastPowerUs;
+  if (trusted && !experts->kernel().power_parameters.empty()) layer_power = balanced;
   surface.emplace(measured_shape(*experts, shape));
+}
+
+// That of a balanced load of about as many tokens: few are few experts' weights, and once all
+// experts are read, it is the assignments that count.
+double KernelCostModel::Impl::layer_power_w(const MoeWork& work) const {
+  if (!layer_power) return 0;
+  const double open_frac = work.distinct_experts / shape.experts;
+  const double tokens = std::pow(work.distinct_experts, 1 - open_frac) *
+                        std::pow(work.assignments, open_frac) / shape.top_k;
+  return layer_power->at(std::clamp(tokens, 1.0, experts->kernel().tokens.back())).power_w;
 }
 
 double KernelCostModel::Impl::expert_params() const {
@@ -241,7 +253,7 @@ CostEstimate KernelCostModel::moe_layer(const MoeWork& work_in, const HardwareSt
     estimate.source = reading.measured ? CostSource::kMeasured : CostSource::kInterpolated;
     estimate.uncertainty_frac = reading.measured ? kMeasuredErrorFrac : skewed;
   }
-  impl_->finish(estimate, state);
+  impl_->finish(estimate, state, impl_->layer_power_w(work));
   return estimate;
 }
 

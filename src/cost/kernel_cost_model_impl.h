@@ -21,6 +21,8 @@ struct KernelCostModel::Impl {
   CostEstimate estimate_of(const cost::KernelReading& reading, const HardwareState* state) const;
   double moe_bytes(const MoeWork& work) const;
   double moe_flops(const MoeWork& work) const;
+  // Measured mean power of the layer, 0 where the table's can't be trusted for single points.
+  double layer_power_w(const MoeWork& work) const;
   double expert_params() const;
   // A dense product measured on another device, on this one: by its efficiency there.
   double linear_on_own_device_us(const cost::KernelShape& shape,
@@ -35,6 +37,7 @@ struct KernelCostModel::Impl {
   cost::KernelPeaks own_peaks;      // of this device, in bf16
   bool layer_measured = false;      // the shape's balanced curve is in the table
   double layer_uncertainty_frac = 0;
+  std::optional<cost::KernelCurve> layer_power;  // of the shape's balanced load, for its power
   std::optional<cost::LatencySurface> surface;
 };
 

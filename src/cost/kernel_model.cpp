@@ -74,7 +74,9 @@ double kernel_power_w(const std::vector<double>& p, double limit_w, const Kernel
 }
 
 KernelModel::KernelModel(MeasuredKernel kernel, const KernelPeaks& peaks)
-    : kernel_(std::move(kernel)), peaks_(peaks) {}
+    : kernel_(std::move(kernel)), peaks_(peaks) {
+  peaks_.stage_columns = kernel_.stage_columns;
+}
 
 const ResidualField& KernelModel::latency() const {
   std::call_once(latency_once_, [this] { latency_.emplace(make_latency()); });
@@ -114,7 +116,7 @@ std::optional<KernelModel::PowerField> KernelModel::make_power() const {
     const auto row = static_cast<Eigen::Index>(points.size());
     residuals.row(row).setConstant(std::numeric_limits<double>::quiet_NaN());
     for (size_t t = 0; t < curve.power_w.size(); ++t) {
-      if (!(curve.latency_us[t] >= kLeastPowerUs)) continue;
+      if (!(curve.latency_us[t] >= kernel_.power_least_us)) continue;
       const KernelWork work = work_of(curve.shape, load_of(curve.shape, kernel_.tokens[t]), peaks_);
       const double ratio =
           curve.power_w[t] / kernel_power_w(kernel_.power_parameters, kernel_.power_limit_w, work,
@@ -207,7 +209,7 @@ void KernelCurve::set_power(KernelReading& out) const {
   const MeasuredKernel& kernel = model_->kernel_;
   if (kernel.power_parameters.empty()) return;
   const std::optional<size_t> i = measured_at(out.load.tokens);
-  if (i && out.latency_us >= kLeastPowerUs) {
+  if (i && out.latency_us >= kernel.power_least_us) {
     const std::vector<double>& power = kernel.curves[*index_].power_w;
     if (!power.empty() && std::isfinite(power[*i])) {
       out.power_w = power[*i];

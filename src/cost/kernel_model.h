@@ -86,9 +86,6 @@ class KernelModel {
 // tables.
 Covariance covariance_start(Operation op);
 
-// Rows below this are too short for the tables' power reading (polled every 100 ms through a
-// one-second average; data/profiles/README.md).
-inline constexpr double kLeastPowerUs = 300;
 // Mean power of work that takes latency_us: idle plus the shares of the two peaks that it uses,
 // levelling off at the limit. Parameters: MeasuredKernel::power_parameters.
 double kernel_power_w(const std::vector<double>& parameters, double limit_w, const KernelWork& work,

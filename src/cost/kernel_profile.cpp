@@ -76,6 +76,7 @@ MeasuredKernel read_kernel(const ProfileNode& node) {
   kernel.kernel = node.text("kernel");
   kernel.framework = node.text("framework");
   kernel.dtype = node.text("dtype");
+  if (node.has("stage_columns")) kernel.stage_columns = node.positive("stage_columns");
   try {
     peaks_of(kernel.dtype, 1, 1);
   } catch (const InvalidArgument& error) {
@@ -92,6 +93,7 @@ MeasuredKernel read_kernel(const ProfileNode& node) {
     kernel.power_parameters = {power.positive("idle_w"), power.positive("memory_w"),
                                power.positive("compute_w")};
     kernel.power_outlier_frac = power.positive("outlier_frac");
+    if (power.has("least_us")) kernel.power_least_us = power.positive("least_us");
   }
   kernel.unseen_shape = read_errors(node, "unseen_shape_error");
   kernel.unseen_tokens = read_errors(node, "unseen_tokens_error");
@@ -148,6 +150,7 @@ Json kernel_json(const MeasuredKernel& kernel) {
                {"kernel", kernel.kernel},
                {"framework", kernel.framework},
                {"dtype", kernel.dtype}};
+  if (kernel.stage_columns > 0) json["stage_columns"] = kernel.stage_columns;
   for (int i = 0; i < kRooflineParameters; ++i)
     json["roofline"][kRooflineNames[i]] = rounded(kernel.roofline[static_cast<size_t>(i)], 5);
   json["covariance"] = series(kernel.covariance, 4);
@@ -157,6 +160,8 @@ Json kernel_json(const MeasuredKernel& kernel) {
                      {"memory_w", rounded(kernel.power_parameters[1], 4)},
                      {"compute_w", rounded(kernel.power_parameters[2], 4)},
                      {"outlier_frac", kernel.power_outlier_frac}};
+  if (json.contains("power") && kernel.power_least_us != kLeastPowerUs)
+    json["power"]["least_us"] = kernel.power_least_us;
   add_errors(json, "unseen_shape_error", kernel.unseen_shape);
   add_errors(json, "unseen_tokens_error", kernel.unseen_tokens);
   add_errors(json, "unseen_shape_power_error", kernel.unseen_shape_power);

@@ -22,11 +22,16 @@ struct HeldOutErrors {
   bool known = false;  // enough was measured to hold some of it out
 };
 
+// Rows below this are too short for the tables' power reading (polled every 100 ms through a
+// one-second average; data/profiles/README.md).
+inline constexpr double kLeastPowerUs = 300;
+
 struct MeasuredKernel {
   Operation op = Operation::kExperts;
-  std::string kernel;     // as its framework names it
-  std::string framework;  // "VLLM 0.24.0"
-  std::string dtype;      // kernel_shape.h, peaks_of
+  std::string kernel;        // as its framework names it
+  std::string framework;     // "VLLM 0.24.0"
+  std::string dtype;         // kernel_shape.h, peaks_of
+  double stage_columns = 0;  // KernelPeaks
   RooflineParameters roofline;
   std::vector<double> covariance;        // of the residuals between shapes: kriging.h, parts_of
   double power_limit_w = 0;              // 0: no power measured
@@ -34,8 +39,9 @@ struct MeasuredKernel {
   // Readings farther from kernel_power_w (ratio less 1) say nothing of other shapes: the tables'
   // power is a one-second average that may hold what ran before.
   double power_outlier_frac = 0.1;
-  HeldOutErrors unseen_shape;   // whole shapes held out
-  HeldOutErrors unseen_tokens;  // one token count of a curve held out
+  double power_least_us = kLeastPowerUs;  // power of what takes less isn't to be trusted
+  HeldOutErrors unseen_shape;             // whole shapes held out
+  HeldOutErrors unseen_tokens;            // one token count of a curve held out
   HeldOutErrors unseen_shape_power;
   std::vector<double> tokens;  // rising
   std::vector<MeasuredCurve> curves;

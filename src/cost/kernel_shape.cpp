@@ -126,6 +126,21 @@ KernelLoad load_of(const KernelShape& shape, double tokens) {
           mix(low.tile_rows, high.tile_rows)};
 }
 
+namespace {
+
+// FLOPs that are computed, needed or not, of one row of activations.
+double flops_per_row(double hidden, double inter, double matrices, const KernelPeaks& peaks) {
+  const double padded = std::ceil(inter / kPadInter) * kPadInter;
+  if (peaks.stage_columns <= 0) return 2 * matrices * hidden * padded;
+  const auto staged = [&](double columns) {
+    return std::ceil(columns / peaks.stage_columns) * peaks.stage_columns;
+  };
+  // All but the last product read `hidden` columns.
+  return 2 * ((matrices - 1) * staged(hidden) * inter + hidden * staged(inter));
+}
+
+}  // namespace
+
 KernelWork work_of(const KernelShape& s, const KernelLoad& load, const KernelPeaks& peaks) {
   const double hidden = static_cast<double>(s.hidden_size);
   const double inter = static_cast<double>(s.local_inter());
@@ -150,8 +165,7 @@ RooflineTime roofline(const KernelShape& s, const KernelLoad& load, const Kernel
       kActivationBytes *
       (load.tokens * hidden +
        (experts ? load.assignments * (2 * hidden + matrices * inter) : load.tokens * inter));
-  const double padded = std::ceil(inter / kPadInter) * kPadInter;
-  const double per_row = 2 * matrices * hidden * padded / peaks.flops_per_us;
+  const double per_row = flops_per_row(hidden, inter, matrices, peaks) / peaks.flops_per_us;
   const double choices = load.tokens * s.top_k;
   RooflineTime t;
   t.launch_us = p[0] + (experts ? choices * 1e-3 * p[5] + s.local_experts() * 1e-3 * p[9] : 0.0);

@@ -43,6 +43,9 @@ struct KernelPeaks {
   double bytes_per_us = 0;
   double flops_per_us = 0;  // at the kernel's arithmetic type
   double weight_bytes = 2;  // per stored weight, scales included
+  // Inputs of an expert's product that the kernel takes at once, the last ones' padding too; 0: not
+  // known.
+  double stage_columns = 0;
 };
 // Throws InvalidArgument listing the known types ("bf16", "fp8", "fp8_block", "int4", ...).
 KernelPeaks peaks_of(const std::string& dtype, double memory_bytes_per_s, double bf16_flops_per_s);

@@ -210,6 +210,12 @@ Counts middle_draw(const std::vector<Counts>& draws, const MoeLoad& mean) {
   });
 }
 
+// How far the mean of `loads` loads that sum to `sum` is from `mean`, in parts of it.
+double distance(const MoeLoad& sum, double loads, const MoeLoad& mean) {
+  return std::abs(sum.distinct / loads / mean.distinct - 1) +
+         std::abs(sum.tile_rows / loads / mean.tile_rows - 1);
+}
+
 }  // namespace
 
 double load_exponent(const std::string& distribution) {
@@ -260,6 +266,29 @@ std::vector<int64_t> representative_counts(int64_t tokens, int experts, int top_
   }
   repair(counts, tokens, missing, 1);
   return counts;
+}
+
+std::vector<std::vector<int64_t>> representative_loads(int64_t tokens, int experts, int top_k,
+                                                       double exponent, int loads) {
+  if (exponent == 0) return {representative_counts(tokens, experts, top_k, exponent)};
+  const MoeLoad mean = expected_load(tokens, experts, top_k, 1, exponent);
+  std::vector<Counts> draws = power_law_draws({tokens, experts, top_k, 1, exponent}), chosen;
+  MoeLoad sum;
+  while (static_cast<int>(chosen.size()) < loads && !draws.empty()) {
+    const auto with = [&](const Counts& counts) {
+      const MoeLoad one = load_of(counts, 0, counts.size());
+      return MoeLoad{0, sum.distinct + one.distinct, sum.tile_rows + one.tile_rows};
+    };
+    const double count = static_cast<double>(chosen.size() + 1);
+    const auto best =
+        std::min_element(draws.begin(), draws.end(), [&](const Counts& a, const Counts& b) {
+          return distance(with(a), count, mean) < distance(with(b), count, mean);
+        });
+    sum = with(*best);
+    chosen.push_back(std::move(*best));
+    draws.erase(best);
+  }
+  return chosen;
 }
 
 }  // namespace thermoe::cost

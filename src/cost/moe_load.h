@@ -38,4 +38,11 @@ MoeLoad expected_load(int64_t tokens, int experts, int top_k, int ep, double exp
 // Deterministic. Throws as expected_load().
 std::vector<int64_t> representative_counts(int64_t tokens, int experts, int top_k, double exponent);
 
+// So many loads as representative_counts() describes one, to measure one after the other: of a
+// power law's draws those whose mean is nearest to all draws' in distinct experts and tile rows
+// (one draw of few experts is off by up to half an expert). Of a balanced load, which has but one,
+// that one.
+std::vector<std::vector<int64_t>> representative_loads(int64_t tokens, int experts, int top_k,
+                                                       double exponent, int loads);
+
 }  // namespace thermoe::cost

@@ -25,6 +25,12 @@ constexpr size_t kCurvesForCovariance = 240;
 constexpr size_t kLeastCurvesForCovariance = 30;
 constexpr double kPowerOutliers[] = {0.05, 0.1, 0.2, 10};
 constexpr double kCovarianceSteps[] = {2, 1.5};
+// What thermoe calibrate measures repeats a point for as long as its power takes to read.
+constexpr const char* kOwnFramework = "thermoe ";
+constexpr double kOwnLeastPowerUs = 1;
+// The CUDA kernel of the experts multiplies stages of so many columns (docs/gpu-kernels.md).
+constexpr const char* kStagedKernel = "thermoe_cuda_experts";
+constexpr double kStageColumns = 1024;
 
 // Orders shapes so that a file's curves stand together by model, then by split and load.
 auto order_of(const KernelShape& s) {
@@ -56,6 +62,9 @@ MeasuredKernel gather(const std::vector<const MeasuredRow*>& rows) {
   kernel.kernel = first.kernel;
   kernel.framework = first.framework;
   kernel.dtype = first.dtype;
+  const bool own = first.framework.rfind(kOwnFramework, 0) == 0;
+  if (own) kernel.power_least_us = kOwnLeastPowerUs;
+  if (own && first.kernel.rfind(kStagedKernel, 0) == 0) kernel.stage_columns = kStageColumns;
   std::set<double> tokens;
   std::map<KernelShape, std::map<double, std::pair<std::vector<double>, std::vector<double>>>,
            ShapeLess>
@@ -66,6 +75,10 @@ MeasuredKernel gather(const std::vector<const MeasuredRow*>& rows) {
     latency.push_back(row->latency_us);
     if (row->power_w > 0) power.push_back(row->power_w);
     kernel.power_limit_w = std::max(kernel.power_limit_w, row->power_limit_w);
+    // Half a second is too short for the limit to bind: power is what it is at the full clock, and
+    // levels off nowhere below what was read.
+    if (own && row->power_limit_w > 0)
+      kernel.power_limit_w = std::max(kernel.power_limit_w, row->power_w);
   }
   kernel.tokens.assign(tokens.begin(), tokens.end());
   for (const auto& [shape, along] : points) {
@@ -148,10 +161,11 @@ MeasuredKernel without_fold(const MeasuredKernel& kernel, const std::vector<int>
 
 // Absolute relative errors of the power where a measured curve's can be trusted.
 void add_power_errors(const KernelCurve& curve, const MeasuredCurve& measured,
-                      const std::vector<double>& tokens, std::vector<double>& errors) {
+                      const MeasuredKernel& kernel, std::vector<double>& errors) {
   for (size_t t = 0; t < measured.power_w.size(); ++t) {
-    if (!(measured.latency_us[t] >= kLeastPowerUs) || !std::isfinite(measured.power_w[t])) continue;
-    const double power_w = curve.at(tokens[t]).power_w;
+    if (!(measured.latency_us[t] >= kernel.power_least_us) || !std::isfinite(measured.power_w[t]))
+      continue;
+    const double power_w = curve.at(kernel.tokens[t]).power_w;
     if (power_w > 0) errors.push_back(std::abs(power_w / measured.power_w[t] - 1));
   }
 }
@@ -166,8 +180,7 @@ double unseen_power_error(const MeasuredKernel& kernel, const KernelPeaks& peaks
     const KernelModel model(std::move(rest), peaks);
     for (size_t i = 0; i < fold.size(); ++i)
       if (fold[i] == f)
-        add_power_errors(model.curve(kernel.curves[i].shape), kernel.curves[i], kernel.tokens,
-                         errors);
+        add_power_errors(model.curve(kernel.curves[i].shape), kernel.curves[i], kernel, errors);
   }
   return errors.empty() ? 0 : median_of(std::move(errors));
 }
@@ -190,7 +203,7 @@ void fit_power(MeasuredKernel& kernel, const std::vector<Sample>& samples,
   if (kernel.power_limit_w <= 0) return;
   std::vector<const Sample*> sure;
   for (const Sample& s : samples)
-    if (s.latency_us >= kLeastPowerUs && std::isfinite(s.power_w)) sure.push_back(&s);
+    if (s.latency_us >= kernel.power_least_us && std::isfinite(s.power_w)) sure.push_back(&s);
   if (sure.empty()) return;
   const double limit = kernel.power_limit_w;
   kernel.power_parameters =
@@ -269,7 +282,7 @@ void hold_out_shapes(MeasuredKernel& kernel, const KernelPeaks& peaks, int folds
         if (!std::isfinite(held.latency_us[t])) continue;
         latency.push_back(std::abs(curve.at(kernel.tokens[t]).latency_us / held.latency_us[t] - 1));
       }
-      add_power_errors(curve, held, kernel.tokens, power);
+      add_power_errors(curve, held, kernel, power);
     }
   }
   kernel.unseen_shape = errors_of(std::move(latency));
@@ -308,8 +321,9 @@ KernelProfile fit_profile(const std::vector<MeasuredRow>& rows,
   double done = 0;
   for (const auto& [key, of_kernel] : kernels) {
     MeasuredKernel kernel = gather(of_kernel);
-    const KernelPeaks peaks =
+    KernelPeaks peaks =
         peaks_of(kernel.dtype, settings.memory_bytes_per_s, settings.bf16_flops_per_s);
+    peaks.stage_columns = kernel.stage_columns;
     fit_kernel(kernel, peaks);
     if (settings.folds > 1 && shapes_of(kernel).size() >= kLeastShapesHeldOut) {
       hold_out_tokens(kernel, peaks);

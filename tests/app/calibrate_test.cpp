@@ -19,7 +19,8 @@ class CalibrateTest : public ::testing::Test {
   std::string log() const { return out_.path() + ".rows.csv"; }
   ~CalibrateTest() override { std::filesystem::remove(log()); }
   std::string small() const {
-    return "calibrate --shapes 64x32e8k2,64x64 --tokens 1,4 --budget-s 0.2 --threads 2 --out " +
+    return "calibrate --device cpu --shapes 64x32e8k2,64x64 --tokens 1,4 --budget-s 0.2 --threads "
+           "2 --out " +
            out_.path();
   }
   nlohmann::json run_json(const std::string& arguments) {
@@ -37,10 +38,12 @@ class CalibrateTest : public ::testing::Test {
 
 TEST_F(CalibrateTest, AQuickRunMakesAProfileThatPredictsItsOwnPoints) {
   const nlohmann::json json =
-      run_json("calibrate --quick --budget-s 2 --threads 2 --out " + out_.path());
+      run_json("calibrate --device cpu --quick --budget-s 2 --threads 2 --out " + out_.path());
   ASSERT_EQ(json["kernels"].size(), 4u);
   EXPECT_EQ(json["measured_points"], 72);
-  EXPECT_EQ(json["provenance"]["command"], "thermoe calibrate --quick --threads 2 --budget-s 2");
+  EXPECT_EQ(json["provenance"]["command"],
+            "thermoe calibrate --device cpu --quick --threads 2 --budget-s 2");
+  EXPECT_EQ(json["device_kind"], "cpu");
   EXPECT_GT(json["memory_bytes_per_s"], 0.0);
   EXPECT_GT(json["bf16_flops_per_s"], 0.0);
   EXPECT_EQ(json["kernels"][0]["kernel"], "thermoe_cpu_experts");
@@ -98,6 +101,7 @@ TEST_F(CalibrateTest, RefusesAnotherMachinesLog) {
 
 TEST_F(CalibrateTest, RefusesWhatCannotWork) {
   expect_refusal("calibrate --out /nowhere/at/all.json", "its folder");
+  EXPECT_EQ(run("calibrate --device tpu --out " + out_.path()).status, 2);
   expect_refusal("calibrate --shapes 12 --out " + out_.path(), "shape \"12\"");
   EXPECT_FALSE(std::filesystem::exists(log()));
 }

@@ -178,7 +178,7 @@ TEST_F(SweepTest, ThrottledSamplesAreKeptMeasuredAgainAndLeftOutOfTheFit) {
   const auto rows = cost::read_measured_table(log_.path());
   ASSERT_EQ(rows.size(), 19u);
   const Calibration calibration = calibrated();
-  const KernelSamples& samples = calibration.samples.at(rows[2].kernel);
+  const KernelSamples& samples = calibration.samples.at(rows[2].kernel + " bf16");
   EXPECT_EQ(samples.throttled_rows, 1u);
   EXPECT_EQ(samples.throttled_points, 0u);
   EXPECT_EQ(samples.points, 6u);
@@ -197,7 +197,7 @@ TEST_F(SweepTest, WhatWasOnlyMeasuredThrottledCounts) {
     run_sweep(device_, some_points(), log, settings);
   }
   const Calibration calibration = calibrated();
-  const std::string kernel = "thermoe_fake_gemm_cold";
+  const std::string kernel = "thermoe_fake_gemm_cold bf16";
   EXPECT_EQ(calibration.samples.at(kernel).throttled_rows, 1u);
   EXPECT_EQ(calibration.samples.at(kernel).throttled_points, 1u);
   EXPECT_NE(to_table(calibration).find(kernel + ": 1 points were throttled"), std::string::npos);
@@ -267,6 +267,26 @@ TEST(RepresentativeCounts, AreNearTheExpectedLoad) {
           std::count_if(counts.begin(), counts.end(), [](int64_t count) { return count > 0; });
       EXPECT_NEAR(static_cast<double>(distinct), load.distinct, exponent == 0 ? 0 : 1.0) << tokens;
     }
+}
+
+// Of few experts one draw is off by half an expert; four are not.
+TEST(RepresentativeLoads, AreOnAverageTheExpectedLoad) {
+  for (const auto& [experts, top_k] : {std::pair{8, 2}, {32, 4}, {128, 8}})
+    for (const int64_t tokens : {1, 4, 16, 256})
+      for (const double exponent : {0.0, 1.2, 2.0}) {
+        const auto loads = cost::representative_loads(tokens, experts, top_k, exponent, 4);
+        EXPECT_EQ(loads.size(), exponent == 0 ? 1u : 4u);
+        double distinct = 0;
+        for (const auto& counts : loads) {
+          EXPECT_EQ(plan_with_counts(counts, tokens, top_k).tokens, tokens);
+          distinct += static_cast<double>(
+              std::count_if(counts.begin(), counts.end(), [](int64_t count) { return count > 0; }));
+        }
+        const cost::MoeLoad load = cost::expected_load(tokens, experts, top_k, 1, exponent);
+        EXPECT_NEAR(distinct / static_cast<double>(loads.size()), load.distinct,
+                    exponent == 0 ? 0 : 0.15 + 0.01 * load.distinct)
+            << experts << " " << tokens << " " << exponent;
+      }
 }
 
 TEST(CpuWork, MeasuresEveryKindOfBatch) {

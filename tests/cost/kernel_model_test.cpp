@@ -34,7 +34,8 @@ KernelShape shape(int64_t hidden, int64_t inter, int experts, int top_k, int tp 
 
 // Every fifth curve of every kernel, every third of its points: all are read by the same code.
 TEST(KernelModel, ReadsTheShippedPointsBackExactly) {
-  for (const char* name : {"h100-sxm", "h200-sxm", "a100-sxm", "b200-sxm", "h200-sxm-gemm"}) {
+  for (const char* name :
+       {"h100-sxm", "h100-sxm-thermoe", "h200-sxm", "a100-sxm", "b200-sxm", "h200-sxm-gemm"}) {
     const KernelProfile profile = shipped(name);
     for (MeasuredKernel kernel : profile.kernels) {
       kernel.power_parameters.clear();  // else power is asked of other shapes, which takes a while

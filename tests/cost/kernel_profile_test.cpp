@@ -51,6 +51,8 @@ void expect_kernel(const MeasuredKernel& a, const MeasuredKernel& b) {
   EXPECT_EQ(a.kernel, b.kernel);
   EXPECT_EQ(a.framework, b.framework);
   EXPECT_EQ(a.dtype, b.dtype);
+  EXPECT_EQ(a.stage_columns, b.stage_columns);
+  EXPECT_EQ(a.power_least_us, b.power_least_us);
   expect_series(a.roofline, b.roofline, 5);
   expect_series(a.covariance, b.covariance, 4);
   EXPECT_EQ(a.power_limit_w, b.power_limit_w);
@@ -98,6 +100,8 @@ TEST_F(ProfileRoundTrip, KeepsEveryFieldWithinItsDigits) {
   profile.linear_profile = "products.json";
   profile.kernels.front().curves[3].shape.load_exponent = 1.01;
   profile.kernels.front().unseen_shape_power = {0.021, 0.085, true};
+  profile.kernels.front().stage_columns = 1024;
+  profile.kernels.front().power_least_us = 1;
   profile.kernels.push_back(product_kernel());
   const KernelProfile read = written_and_read(profile);
   expect_profile(read, profile);
@@ -122,7 +126,8 @@ TEST_F(ProfileRoundTrip, HolesAreNullAndCurvesStandOnLinesOfTheirOwn) {
 }
 
 TEST_F(ProfileRoundTrip, TheShippedProfilesAreAsTheyWouldBeWritten) {
-  for (const char* name : {"h100-sxm", "h200-sxm", "a100-sxm", "b200-sxm", "h200-sxm-gemm"}) {
+  for (const char* name :
+       {"h100-sxm", "h100-sxm-thermoe", "h200-sxm", "a100-sxm", "b200-sxm", "h200-sxm-gemm"}) {
     const auto shipped = test::source_path("data/profiles/" + std::string(name) + ".json");
     written_and_read(read_kernel_profile(shipped));
     std::ifstream stream(shipped, std::ios::binary);

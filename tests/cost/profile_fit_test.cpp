@@ -77,6 +77,24 @@ TEST(ProfileFit, FitsPowerWhereRowsAreLongEnough) {
   }
 }
 
+// thermoe calibrate repeats a point for as long as its power takes to read.
+TEST(ProfileFit, TrustsThePowerOfItsOwnShortRows) {
+  std::vector<MeasuredRow> rows = test::small_rows();
+  for (MeasuredRow& row : rows) {
+    row.framework = "thermoe 0.1.0";
+    row.kernel = "thermoe_cuda_experts_cold";
+    row.power_limit_w = 700;
+    row.power_w = row.latency_us < kLeastPowerUs ? 333 : 720;  // above the limit, for a while
+  }
+  const MeasuredKernel kernel = fit_profile(rows, settings()).kernels.front();
+  EXPECT_EQ(kernel.power_limit_w, 720);
+  EXPECT_EQ(kernel.stage_columns, 1024);
+  const KernelModel model(kernel, test::small_peaks());
+  const MeasuredRow& first = rows.front();
+  ASSERT_LT(first.latency_us, kLeastPowerUs);
+  EXPECT_EQ(model.curve(first.shape).at(first.tokens).power_w, 333);
+}
+
 TEST(ProfileFit, TakesTheMedianOfRepeatedPointsAndLeavesHoles) {
   std::vector<MeasuredRow> rows = test::small_rows();
   MeasuredRow again = rows[5];

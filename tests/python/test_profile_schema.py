@@ -50,8 +50,8 @@ def test_a_fitted_profile_follows_it(tmp_path):
 
 def test_a_calibrated_profile_follows_it(tmp_path):
     out = tmp_path / "profile.json"
-    subprocess.run([os.environ["THERMOE_PROGRAM"], "calibrate", "--shapes", "64x32e8k2,64x64", "--tokens", "1,4",
-                    "--budget-s", "0.2", "--out", out], check=True, capture_output=True)
+    subprocess.run([os.environ["THERMOE_PROGRAM"], "calibrate", "--device", "cpu", "--shapes", "64x32e8k2,64x64",
+                    "--tokens", "1,4", "--budget-s", "0.2", "--out", out], check=True, capture_output=True)
     validator().validate(json.loads(out.read_text()))
 
 
