@@ -19,7 +19,7 @@
 namespace thermoe::app {
 namespace {
 
-constexpr double kIdentityS = 10;
+constexpr double kIdentityS = 5;
 
 struct SustainOptions {
   EngineOptions engine;
