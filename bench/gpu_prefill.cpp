@@ -160,6 +160,7 @@ struct Input {
 
 struct Rates {
   double copy_bytes_per_s = 0, peak_flops[2] = {0, 0};  // bf16, fp8
+  double sm_clock_mhz = 0, memory_clock_mhz = 0;        // the highest
 };
 
 // Bytes read and written per second by a large copy, the best of several; FLOP/s of the tensor
@@ -176,12 +177,15 @@ Rates device_rates() {
     });
     rates.copy_bytes_per_s = std::max(rates.copy_bytes_per_s, 20.0 * kBytes / (1e-6 * us));
   }
-  int device = 0, khz = 0, blocks = 0;
+  int device = 0, khz = 0, memory_khz = 0, blocks = 0;
   check(cudaGetDevice(&device), "asking for the device");
   check(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, device), "asking for the clock");
+  check(cudaDeviceGetAttribute(&memory_khz, cudaDevAttrMemoryClockRate, device), "asking");
   check(cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, device), "asking");
   rates.peak_flops[0] = 4096.0 * blocks * khz * 1e3;
   rates.peak_flops[1] = 2 * rates.peak_flops[0];
+  rates.sm_clock_mhz = 1e-3 * khz;
+  rates.memory_clock_mhz = 1e-3 * memory_khz;
   return rates;
 }
 
@@ -281,6 +285,8 @@ int main(int argc, char** argv) try {
                                           {"device", devices.devices.front().name},
                                           {"driver_cuda", devices.driver_version},
                                           {"commit", commit},
+                                          {"highest_sm_clock_mhz", rates.sm_clock_mhz},
+                                          {"memory_clock_mhz", rates.memory_clock_mhz},
                                           {"copy_bytes_per_s", rates.copy_bytes_per_s},
                                           {"peak_bf16_flops_per_s", rates.peak_flops[0]},
                                           {"results", results}}

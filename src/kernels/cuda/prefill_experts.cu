@@ -8,7 +8,7 @@
 // Products. Grid: clusters of two blocks, a block a multiprocessor, cluster c does items c, c +
 // clusters, ... (prefill_tiles.cuh): 128 pairs by 256 rows a block. Block: a warpgroup that fills
 // a ring of 4 stages of 48 KB in shared memory, each 128 bytes of every row, and two that
-// multiply, 64 pairs each, and write their results while the other multiplies.
+// multiply, 64 pairs each. No product waits for the host: the table of items is made on the device.
 // Bytes: each used expert's weights, and its tokens' rows, once from memory and, for each tile,
 // from the L2 cache (half the weights' where two tiles share them); inner and part written and
 // read. FLOPs 6 hidden inter a pair. Tolerance: bf16: inner and part rounded to bf16, 2^-8 of an
@@ -124,7 +124,12 @@ template <bool Fp8>
 cudaError_t launch_form(const PrefillExpertsArguments& a, const PrefillWorkspace& workspace,
                         int clusters, bool follows, cudaStream_t stream) {
   const int units = Fp8 ? padded_128(a.inter) : a.inter;
-  Product up = {a.experts, a.offsets, a.packed, a.instances, a.k};
+  Product up = {};
+  up.experts = a.experts;
+  up.offsets = a.offsets;
+  up.packed = a.packed;
+  up.instances = a.instances;
+  up.k = a.k;
   Product down = up;
   up.rows = 2 * units;
   up.row_bytes = Fp8 ? padded_128(a.hidden) : 2 * a.hidden;

@@ -13,20 +13,13 @@ namespace thermoe::cuda {
 
 constexpr float kLargestFp8 = 448.0f;
 
-// silu(gate) * up. The special function unit, two instructions a value, takes a good part of the
-// epilogue's time; one, of a tangent good to 2^-11, will do for what fp8 rounds to 2^-4.
+// Two approximate instructions of the special function unit: a good part of the epilogue's time.
 __device__ inline float silu_times(float gate, float up) {
   constexpr float kLog2e = 1.4426950408889634f;
   float exponential, inverse;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(exponential) : "f"(gate * -kLog2e));
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + exponential));
   return gate * up * inverse;
-}
-__device__ inline float roughly_silu_times(float gate, float up) {
-  const float half = 0.5f * gate;
-  float tangent;
-  asm("tanh.approx.f32 %0, %1;" : "=f"(tangent) : "f"(half));
-  return fmaf(half, tangent, half) * up;
 }
 __device__ inline uint32_t bf16_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -44,9 +37,12 @@ struct Multiplying {
   RingPlace place;
   int row[2];  // of the result, for this thread's pairs; -1 where there is none
 
-  // This warp has no more use for a stage; both blocks must hear of it, as either may fill it.
+  // This warp has no more use for a stage; both blocks must hear of it, as either may fill it. Only
+  // this block's own gatherers overwrite what was not read by products: the scales.
   __device__ void release(int stage) const {
-    if (lane < kClusterBlocks) arrive_at(&shared.empty[stage], static_cast<uint32_t>(lane));
+    __syncwarp();
+    if (lane == 0) arrive(&shared.empty[stage]);
+    if (lane == 1) arrive_at(&shared.empty[stage], (blockIdx.x + 1) % kClusterBlocks);
   }
   __device__ void await_stage() const {
     wait(&shared.full[place.stage], place.round);
@@ -96,7 +92,6 @@ template <bool Up, bool Fp8>
 __device__ void Multiplying<Up, Fp8>::skip() {
   for (int left = product.row_bytes; left > 0; left -= kStageBytes) {
     wait(&shared.full[place.stage], place.round);
-    __syncwarp();
     release(place.stage);
     place.advance();
   }
@@ -227,7 +222,7 @@ __device__ void Multiplying<Up, Fp8>::write_inner_fp8(const Tile& tile, float (&
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         float& value = sums[8 * i + 2 * half + odd];
-        value = roughly_silu_times(value, sums[8 * i + 4 + 2 * half + odd]);
+        value = silu_times(value, sums[8 * i + 4 + 2 * half + odd]);
         largest = fmaxf(largest, fabsf(value));
       }
     }

@@ -43,8 +43,8 @@ __device__ inline void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
-// At the same barrier of block `rank`. Relaxed: products' reads are over when they are waited for, and
-// a release to a cluster takes as long as one to the device.
+// At the same barrier of block `rank`. Relaxed: products' reads are over when they are waited for,
+// and a release to a cluster takes as long as one to the device.
 __device__ inline void arrive_at(uint64_t* barrier, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"

@@ -1,6 +1,8 @@
 // The prefill kernel against float64 and against the decode kernel, over forms, shapes and loads.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "kernels/cuda/expert_launch.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/prefill_experts.h"
