@@ -64,7 +64,7 @@ struct GpuRoutingReport {
   int32_t changed_tokens = 0;    // whose set of experts is not their top-k
   int32_t distinct_experts = 0;  // that at least one token uses
   int32_t distinct_instances = 0;
-  int32_t closings = 0, openings = 0;  // moves of the search; kBatch only
+  int32_t closings = 0, rounds = 0;  // of the search; kBatch only
   int32_t reserved = 0;
   double utility = 0, cost = 0;  // as in RoutingReport; kBatch only
 };
