@@ -22,9 +22,9 @@ void ClosingRounds::start(const Program& program, std::span<const int32_t> own_b
   worth_.assign(tokens * stride_, kNever);
   held_.resize(tokens * k_);
   next_.resize(tokens);
-  sums_.assign(static_cast<size_t>(program.instances), 0.0);
-  fixed_.assign(count, 0);
-  gain_.resize(count);
+  lack_.assign(program.open.begin(), program.open.begin() + program.instances);
+  fallback_.assign(count, 0.0);
+  is_fixed_.assign(count, 0);
   rank_.resize(count);
   open_.assign(count, 0);
   vetoed_.resize(count);
@@ -42,8 +42,9 @@ void ClosingRounds::start(const Program& program, std::span<const int32_t> own_b
   }
   for (int e = 0; e < experts_; ++e) penalty_[e] = open_[e] ? 0.0 : kNever;
   for (int t = 0; t < program.tokens; ++t) {
+    for (size_t s = 0; s < k_; ++s) add_holder(program, t, held(t)[s]);
     find_next(t);
-    add_token(program, t, 1.0);
+    add_fallback(t, 1.0);
   }
 }
 
@@ -67,23 +68,29 @@ void ClosingRounds::find_next(int t) {
   for (size_t s = 0; s < k_; ++s) penalty_[held(t)[s]] = 0.0;
 }
 
-// The token's part of the sums; sign -1 takes it back.
-void ClosingRounds::add_token(const Program& program, int t, double sign) {
-  const double fallback = next_[t] == kNone ? 0.0 : worth(t)[next_[t]];
+// The token has come to hold e, in any of its instances or in one that opens at no price.
+void ClosingRounds::add_holder(const Program& program, int t, int e) {
   const double* value = program.value_row(t);
+  double free = kNever;
+  for (int i = program.first[e]; i < program.first[e + 1]; ++i)
+    if (!program.single && program.open[i] == 0.0) free = std::max(free, value[i]);
+  for (int i = program.first[e]; i < program.first[e + 1]; ++i)
+    lack_[i] -= std::max(free, value[i]);
+}
+
+// The token's part of the fallbacks; sign -1 takes it back.
+void ClosingRounds::add_fallback(int t, double sign) {
   for (size_t s = 0; s < k_; ++s) {
-    const int e = held(t)[s];
-    if (next_[t] == kNone) fixed_[e] += sign > 0 ? 1 : -1;
-    for (int i = program.first[e]; i < program.first[e + 1]; ++i)
-      sums_[i] += sign * (value[i] - fallback);
+    if (next_[t] == kNone)
+      is_fixed_[held(t)[s]] = 1;
+    else
+      fallback_[held(t)[s]] += sign * worth(t)[next_[t]];
   }
 }
 
 int ClosingRounds::best_instance(const Program& program, int e) const {
-  int best = program.first[e];
-  for (int i = best + 1; i < program.first[e + 1]; ++i)
-    if (sums_[i] - program.open[i] > sums_[best] - program.open[best]) best = i;
-  return best;
+  const auto begin = lack_.begin() + program.first[e], end = lack_.begin() + program.first[e + 1];
+  return static_cast<int>(std::min_element(begin, end) - lack_.begin());
 }
 
 bool ClosingRounds::before(int32_t a, int32_t b) const {
@@ -104,17 +111,16 @@ void ClosingRounds::leave(const Program& program, int t) {
   int32_t* begin = held(t);
   int32_t* closed = std::find_if(begin, begin + k_, [this](int32_t e) { return !open_[e]; });
   if (closed == begin + k_ && (next_[t] == kNone || open_[next_[t]])) return;
-  add_token(program, t, -1.0);
-  if (closed != begin + k_) *closed = next_[t];
+  add_fallback(t, -1.0);
+  if (closed != begin + k_) add_holder(program, t, *closed = next_[t]);
   find_next(t);
-  add_token(program, t, 1.0);
+  add_fallback(t, 1.0);
 }
 
 bool ClosingRounds::close_some(const Program& program) {
   for (int e = 0; e < experts_; ++e) {
-    const int i = best_instance(program, e);
-    gain_[e] = program.open[i] - sums_[i];
-    rank_[e] = open_[e] && fixed_[e] == 0 ? rank_of_gain(gain_[e]) : 0;
+    const double gain = lack_[best_instance(program, e)] + fallback_[e];
+    rank_[e] = open_[e] && !is_fixed_[e] ? rank_of_gain(gain) : 0;
   }
   std::fill(vetoed_.begin(), vetoed_.end(), uint8_t{0});
   for (int t = 0; t < program.tokens; ++t) vote(t);
@@ -138,8 +144,12 @@ std::span<const uint8_t> ClosingRounds::run(const Program& program,
   while (close_some(program)) {
   }
   flags_.assign(static_cast<size_t>(program.instances), 0);
-  for (int e = 0; e < experts_; ++e)
-    if (open_[e]) flags_[best_instance(program, e)] = 1;
+  for (int e = 0; e < experts_; ++e) {
+    if (!open_[e]) continue;
+    for (int i = program.first[e]; i < program.first[e + 1]; ++i)
+      flags_[i] = program.open[i] == 0.0;
+    flags_[best_instance(program, e)] = 1;
+  }
   return flags_;
 }
 

@@ -101,7 +101,7 @@ struct RoutingLaunch {
 size_t routing_workspace_bytes(const RoutingLaunch& launch);
 
 // Enqueues the launch on `stream`. cudaErrorInvalidValue where the launch breaks a limit above, an
-// output is null or the workspace too small; cudaErrorCooperativeLaunchTooLarge where more than 64
+// output is null or the workspace too small; cudaErrorCooperativeLaunchTooLarge where more than 32
 // tokens need more blocks at once (128 at most) than the GPU holds: it should have 64
 // multiprocessors, with more than 512 instances 128.
 cudaError_t launch_routing(const RoutingLaunch& launch, void* workspace, size_t workspace_bytes,

@@ -30,7 +30,10 @@ BatchShape batch_shape(const RoutingLaunch& launch) {
   for (shape.warps = 4; shape.warps < most && shape.warps < launch.input.tokens;) shape.warps *= 2;
   shape.rows = (launch.instance_count() + 31) / 32;
   shape.words = (launch.input.tokens + 31) / 32;
-  shape.place = launch.input.tokens <= shape.warps ? TokenPlace::kRegisters : TokenPlace::kShared;
+  const int tokens = launch.input.tokens;
+  shape.place = tokens <= shape.warps       ? TokenPlace::kRegisters
+                : tokens <= 2 * shape.warps ? TokenPlace::kPairs
+                                            : TokenPlace::kShared;
   return shape;
 }
 
@@ -63,6 +66,9 @@ cudaError_t enqueue_batch_of(const RoutingLaunch& launch, const BatchShape& shap
     case TokenPlace::kRegisters:
       return enqueue_batch<kSlots, kSingle, TokenPlace::kRegisters>(launch, shape, bytes, workspace,
                                                                     stream);
+    case TokenPlace::kPairs:
+      return enqueue_batch<kSlots, kSingle, TokenPlace::kPairs>(launch, shape, bytes, workspace,
+                                                                stream);
     case TokenPlace::kShared:
       return enqueue_batch<kSlots, kSingle, TokenPlace::kShared>(launch, shape, bytes, workspace,
                                                                  stream);
@@ -77,7 +83,7 @@ cudaError_t enqueue_batch_of(const RoutingLaunch& launch, const BatchShape& shap
 
 // Whatever the device's shared memory holds, so that it need not be asked.
 size_t batch_workspace_bytes(const RoutingLaunch& launch) {
-  return batch_shape(launch).place == TokenPlace::kRegisters ? 0 : table_bytes(launch.input);
+  return tokens_in_registers(batch_shape(launch).place) > 0 ? 0 : table_bytes(launch.input);
 }
 
 cudaError_t launch_batch(const RoutingLaunch& launch, void* workspace, cudaStream_t stream) {

@@ -10,10 +10,14 @@ namespace thermoe::cuda {
 
 // Where the tokens' tables and states stand.
 enum class TokenPlace {
-  kRegisters,  // tables in shared memory, one token a warp: states in registers
+  kRegisters,  // tables in shared memory, states in registers: a token a warp
+  kPairs,      // the same with two tokens a warp
   kShared,     // both in shared memory
   kWorkspace,  // tables in the workspace
 };
+__host__ __device__ constexpr int tokens_in_registers(TokenPlace place) {
+  return place == TokenPlace::kRegisters ? 1 : place == TokenPlace::kPairs ? 2 : 0;
+}
 
 struct BatchShape {
   int warps = 1;
@@ -32,7 +36,8 @@ struct SplitSum {
   static constexpr int kLowBits = 23;
   static constexpr Fixed kLowMask = (1LL << kLowBits) - 1;
 
-  __device__ Fixed value() const { return (static_cast<Fixed>(high) << kLowBits) + static_cast<unsigned>(low);
+  __device__ Fixed value() const {
+    return (static_cast<Fixed>(high) << kLowBits) + static_cast<unsigned>(low);
   }
   __device__ static SplitSum of(Fixed value) {
     return {static_cast<int>(value & kLowMask), static_cast<int>(value >> kLowBits)};
@@ -55,11 +60,11 @@ struct BatchBoard {
   Fixed* open;              // [rows * 32] prices of opening
   Fixed* charge;            // [rows * 32] prices of a token
   double* kept;             // [rows * 32] of the utility, by each instance
-  SplitSum* lack;           // [rows * 32] open less what the holders of its expert value i at
+  SplitSum* lack;           // [rows * 32] open less what its expert gives the holders by i
   SplitSum* fallback;       // [E] what its holders' next are worth
   Vote* votes;              // [E]
   int* chosen;              // [E] instance of an open expert
-  unsigned short* first;    // [E + 1] as Catalog's
+  unsigned* span;           // [E] kHasFree, the number of instances, the first (16 bits)
   unsigned char* is_open;   // [E] at first
   unsigned char* is_fixed;  // [E] a holder has no next
   // What TokenState has; not where it is in registers.
@@ -96,10 +101,10 @@ __host__ __device__ inline size_t carve_batch(unsigned char* base, unsigned char
   out.fallback = carver.take<SplitSum>(experts);
   out.votes = carver.take<Vote>(experts);
   out.chosen = carver.take<int>(experts);
-  out.first = carver.take<unsigned short>(experts + 1);
+  out.span = carver.take<unsigned>(experts);
   out.is_open = carver.take<unsigned char>(experts);
   out.is_fixed = carver.take<unsigned char>(experts);
-  if (shape.place != TokenPlace::kRegisters) {
+  if (tokens_in_registers(shape.place) == 0) {
     out.next_value = carver.take<Fixed>(tokens);
     out.mass = carver.take<float>(tokens);
     out.item = carver.take<short>(tokens * 32);
@@ -116,13 +121,15 @@ __host__ __device__ inline size_t carve_batch(unsigned char* base, unsigned char
   return carver.at;
 }
 
-// One lane's part of what a token holds.
+// One lane's part of what a token holds, with keys of kKeys of the lane's experts.
+template <int kKeys>
 struct TokenState {
   int item = -1;            // lane s < k: an expert held; lane k: the next one; -1: none
   unsigned held_slots = 0;  // which of the lane's experts are held
   int own = -1;             // lane s < k: the s-th of the token's own top-k
   float mass = 0;
-  Fixed next_value = 0;  // 0 where there is no next
+  Fixed next_value = 0;                 // 0 where there is no next
+  Key key[kKeys > 0 ? kKeys : 1] = {};  // of the worth; 0: closed or held
 };
 
 // One thread's part in the search. kSlots experts a lane; kSingle: an instance an expert.
@@ -134,7 +141,10 @@ struct RoundSearch {
   int experts, instances, k, lane, warp;
   bool priced = false;      // some charge is not zero
   unsigned open_slots = 0;  // which of the lane's experts are open
-  TokenState mine = {};     // of the warp's token, where states are in registers
+
+  static constexpr int kHeld = tokens_in_registers(kPlace);
+  using State = TokenState<(kHeld > 0 ? kSlots : 0)>;
+  State mine[kHeld > 0 ? kHeld : 1] = {};
 
   __device__ const Fixed* utility(int t) const {
     return board.utility + static_cast<size_t>(t) * experts;
@@ -142,8 +152,12 @@ struct RoundSearch {
   __device__ const float* scores(int t) const {
     return board.scores + static_cast<size_t>(t) * experts;
   }
-  __device__ int begin_of(int e) const { return kSingle ? e : board.first[e]; }
-  __device__ int end_of(int e) const { return kSingle ? e + 1 : board.first[e + 1]; }
+  static constexpr unsigned kHasFree = 1u << 31;  // some instance opens at no price
+  __device__ unsigned span_of(int e) const {
+    return kSingle ? static_cast<unsigned>(e) | 1u << 16 : board.span[e];
+  }
+  __device__ static int first_of(unsigned span) { return static_cast<int>(span & 0xffffu); }
+  __device__ static int count_of(unsigned span) { return static_cast<int>(span >> 16 & 0x7fffu); }
   __device__ Fixed utility_in(Fixed utility, int i) const {
     return kSingle ? utility : to_fixed(__dmul_rn(from_fixed(utility), board.kept[i]));
   }
@@ -155,7 +169,33 @@ struct RoundSearch {
     const Fixed value = utility(t)[e];
     if (!priced) return value;
     Fixed best = kNeverFixed;
-    for (int i = begin_of(e); i < end_of(e); ++i) best = max(best, value_in(value, i));
+    const unsigned span = span_of(e);
+    for (int n = 0; n < count_of(span); ++n) best = max(best, value_in(value, first_of(span) + n));
+    return best;
+  }
+  // In the best of the instances that open at no price.
+  __device__ Fixed free_value(Fixed utility, unsigned span) const {
+    Fixed best = kNeverFixed;
+    if (kSingle || (span & kHasFree) == 0) return best;
+    for (int i = first_of(span); i < first_of(span) + count_of(span); ++i)
+      if (board.open[i] == 0) best = max(best, value_in(utility, i));
+    return best;
+  }
+  // The instance that the token uses of an open expert: the chosen one, or one at no price.
+  __device__ int instance_for(Fixed utility, int e) const {
+    if constexpr (kSingle) return e;
+    const int chosen = board.chosen[e];
+    const unsigned span = board.span[e];
+    if ((span & kHasFree) == 0) return chosen;
+    int best = -1;
+    Fixed most = 0;
+    for (int i = first_of(span); i < first_of(span) + count_of(span); ++i) {
+      if (i != chosen && board.open[i] != 0) continue;
+      const Fixed value = value_in(utility, i);
+      if (best >= 0 && value <= most) continue;
+      best = i;
+      most = value;
+    }
     return best;
   }
   __device__ unsigned slot_of(int e) const { return lane == (e & 31) ? 1u << (e >> 5) : 0u; }
@@ -163,13 +203,14 @@ struct RoundSearch {
   // Does body(t, state) for each of the warp's tokens; states that `body` says it changed are kept.
   template <typename Body>
   __device__ void for_tokens(const Body& body) {
-    if constexpr (kPlace == TokenPlace::kRegisters) {
-      if (warp < launch.input.tokens) body(warp, mine);
+    if constexpr (kHeld > 0) {
+#pragma unroll
+      for (int n = 0; n < kHeld; ++n)
+        if (const int t = warp + n * shape.warps; t < launch.input.tokens) body(t, mine[n]);
     } else {
       for (int t = warp; t < launch.input.tokens; t += shape.warps) {
-        TokenState state{board.item[t * 32 + lane], board.held_slots[t * 32 + lane],
-                         lane < k ? board.own[t * k + lane] : -1, board.mass[t],
-                         board.next_value[t]};
+        State state{board.item[t * 32 + lane], board.held_slots[t * 32 + lane],
+                    lane < k ? board.own[t * k + lane] : -1, board.mass[t], board.next_value[t]};
         if (!body(t, state)) continue;
         __syncwarp();
         board.item[t * 32 + lane] = static_cast<short>(state.item);
@@ -185,18 +226,25 @@ struct RoundSearch {
   // The token has come to hold the expert of this lane.
   __device__ void add_holder(int t, int e) const {
     const Fixed value = utility(t)[e];
-    for (int i = begin_of(e); i < end_of(e); ++i) board.lack[i].add(-value_in(value, i), 0);
+    const unsigned span = span_of(e);
+    const Fixed free = free_value(value, span);
+    for (int i = first_of(span); i < first_of(span) + count_of(span); ++i)
+      board.lack[i].add(-max(free, value_in(value, i)), 0);
   }
 
   // Of the open experts the best that is not held; `joined` is the lane that holds its expert only
   // now, k: none; `first`: the token has had no next before.
-  __device__ void find_next(int t, TokenState& state, int joined, bool first) const {
+  __device__ void find_next(int t, State& state, int joined, bool first) const {
     Key key = 0;
     unsigned index = kNoIndex;
     const unsigned slots = open_slots & ~state.held_slots;
 #pragma unroll
     for (int r = 0; r < kSlots; ++r) {
-      const Key other = ((slots >> r) & 1u) != 0 ? key_of(worth(t, r * 32 + lane)) : 0;
+      Key other = 0;
+      if constexpr (kHeld > 0)
+        other = state.key[r];
+      else if (((slots >> r) & 1u) != 0)
+        other = key_of(worth(t, r * 32 + lane));
       if (other <= key) continue;
       key = other;
       index = static_cast<unsigned>(r * 32 + lane);
@@ -214,18 +262,25 @@ struct RoundSearch {
 
   // What closing e would gain: what the cheapest of its instances costs beyond its holders' loss.
   __device__ Fixed gain_of(int e) const {
-    Fixed least = board.lack[begin_of(e)].value();
-    for (int i = begin_of(e) + 1; i < end_of(e); ++i) least = min(least, board.lack[i].value());
+    const unsigned span = span_of(e);
+    const int first = first_of(span), count = count_of(span);
+    Fixed least = board.lack[first].value();
+    if constexpr (!kSingle) {
+      least = min(least, board.lack[first + (count > 1 ? 1 : 0)].value());
+      for (int n = 2; n < count; ++n) least = min(least, board.lack[first + n].value());
+    }
     return least + board.fallback[e].value();
   }
 
   // As ClosingRounds: of what it holds, and its next, a token lets only what gains most close.
-  __device__ void vote(const TokenState& state, int round) const {
+  __device__ void vote(const State& state, int round) const {
     const int e = state.item;
     unsigned rank = 0;
-    if (e >= 0 && board.is_fixed[e] == 0)
-      if (const Fixed gain = gain_of(e); gain > 0)
-        rank = (__float_as_uint(__ll2float_rn(gain)) >> 8 << 9) | static_cast<unsigned>(511 - e);
+    if (e >= 0) {
+      const Fixed gain = gain_of(e);
+      rank = (__float_as_uint(__ll2float_rn(gain)) >> 8 << 9) | static_cast<unsigned>(511 - e);
+      if (gain <= 0 || board.is_fixed[e] != 0) rank = 0;
+    }
     const unsigned best = __reduce_max_sync(kAllLanes, rank);
     if (rank == 0) return;
     if (rank == best)
@@ -239,14 +294,24 @@ struct RoundSearch {
     return vote.closing == round && vote.veto != round;
   }
 
+  __device__ static void drop_keys(State& state, unsigned slots) {
+    if constexpr (kHeld > 0) {
+#pragma unroll
+      for (int r = 0; r < kSlots; ++r)
+        if (((slots >> r) & 1u) != 0) state.key[r] = 0;
+    }
+  }
+
   // Whether the round's closings concern the token; one of what it holds, or its next, at most.
-  __device__ bool leave(int t, TokenState& state, int round) const {
+  __device__ bool leave(int t, State& state, unsigned closed_slots, int round) const {
     const unsigned closed = __ballot_sync(kAllLanes, state.item >= 0 && closes(state.item, round));
+    drop_keys(state, closed_slots);
     if (closed == 0) return false;
     const int gone = __ffs(static_cast<int>(closed)) - 1;
     if (gone < k) {
       const int next = __shfl_sync(kAllLanes, state.item, k);
       state.held_slots |= slot_of(next);
+      drop_keys(state, slot_of(next));
       if (lane == gone) {
         state.item = next;
         add_holder(t, next);
@@ -260,14 +325,15 @@ struct RoundSearch {
   __device__ void run() {
     for (int r = 0; r * 32 + lane < experts; ++r)
       if (board.is_open[r * 32 + lane] != 0) open_slots |= 1u << r;
-    for_tokens([&](int t, TokenState& state) {
+    for_tokens([&](int t, State& state) {
+      drop_keys(state, ~open_slots | state.held_slots);
       find_next(t, state, k, true);
       return true;
     });
     __syncthreads();
     int closings = 0, round = 1;
     for (;; ++round) {
-      for_tokens([&](int, TokenState& state) {
+      for_tokens([&](int, State& state) {
         vote(state, round);
         return false;
       });
@@ -279,7 +345,7 @@ struct RoundSearch {
       if (!__any_sync(kAllLanes, closed != 0)) break;
       closings += __popc(closed);
       open_slots &= ~closed;
-      for_tokens([&](int t, TokenState& state) { return leave(t, state, round); });
+      for_tokens([&](int t, State& state) { return leave(t, state, closed, round); });
       __syncthreads();
     }
     if (warp != 0) return;
@@ -292,8 +358,9 @@ struct RoundSearch {
   // The instance in which each expert is best for its holders together. All threads.
   __device__ void choose_instances() const {
     for (int e = threadIdx.x; e < experts; e += blockDim.x) {
-      int best = begin_of(e);
-      for (int i = best + 1; i < end_of(e); ++i)
+      const unsigned span = span_of(e);
+      int best = first_of(span);
+      for (int i = best + 1; i < first_of(span) + count_of(span); ++i)
         if (board.lack[i].value() < board.lack[best].value()) best = i;
       board.chosen[e] = best;
     }

@@ -143,6 +143,12 @@ __device__ inline int select_of_row(const Fixed* row, const float* scores, const
   return mine;
 }
 
+__device__ inline Key warp_max(Key key) {
+  const unsigned high = static_cast<unsigned>(key >> 32);
+  const unsigned top = __reduce_max_sync(kAllLanes, high);
+  const unsigned low = high == top ? static_cast<unsigned>(key) : 0u;
+  return (static_cast<Key>(top) << 32) | __reduce_max_sync(kAllLanes, low);
+}
 __device__ inline float warp_max(float value) {
   return value_of(__reduce_max_sync(kAllLanes, order_of(value)));
 }

@@ -153,7 +153,7 @@ GpuCase large_case(int tokens, int experts, bool varied, uint32_t seed) {
 }
 
 TEST_F(GpuRouting, LargeBatchesAreSpreadOverManyBlocks) {
-  for (const int tokens : {65, 257, 1000, 1024, 1025, 4096, 16383, 16384})
+  for (const int tokens : {33, 64, 65, 257, 1000, 1024, 1025, 4096, 16383, 16384})
     for (const int experts : {32, 60, 128, 512}) {
       if (experts == 512 && tokens > 5000) continue;  // the reference would take long
       const GpuCase batch = large_case(tokens, experts, tokens % 2 == 1, 7);
