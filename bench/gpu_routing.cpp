@@ -43,7 +43,7 @@ struct BenchCase {
 
 struct BenchTimes {
   double median_us, low_us, high_us;  // of a launch; 10th and 90th percentile of the replays
-  double closings, openings, distinct, top_k_distinct;
+  double closings, rounds, distinct, top_k_distinct;
   float open_price;
 };
 
@@ -173,10 +173,10 @@ class BenchRouter {
       const GpuRoutingReport report = report_of(n, bench_.mode);
       thermoe::cuda::check_report(report);
       times.closings += report.closings;
-      times.openings += report.openings;
+      times.rounds += report.rounds;
       times.distinct += report.distinct_experts;
     }
-    for (double* sum : {&times.top_k_distinct, &times.closings, &times.openings, &times.distinct})
+    for (double* sum : {&times.top_k_distinct, &times.closings, &times.rounds, &times.distinct})
       *sum /= kLaunches;
   }
 
@@ -240,13 +240,13 @@ int run_benchmark(const std::string& json_path, const std::string& commit) {
   out["commit"] = commit;
   std::printf("%s\n%-6s %6s %4s %3s %3s %-6s %10s %10s %10s %9s %9s %9s\n",
               out["device"].get<std::string>().c_str(), "path", "T", "E", "k", "v", "price",
-              "median_us", "p10_us", "p90_us", "closings", "openings", "distinct");
+              "median_us", "p10_us", "p90_us", "closings", "rounds", "distinct");
   for (const BenchCase& bench : bench_cases()) {
     const BenchTimes times = BenchRouter(bench).run();
     std::printf("%-6s %6d %4d %3d %3d %-6s %10.2f %10.2f %10.2f %9.1f %9.2f %9.1f\n",
                 bench.path.c_str(), bench.tokens, bench.experts, bench.k, bench.variants,
                 bench.price_name, times.median_us, times.low_us, times.high_us, times.closings,
-                times.openings, times.distinct);
+                times.rounds, times.distinct);
     out["cases"].push_back({{"path", bench.path},
                             {"tokens", bench.tokens},
                             {"experts", bench.experts},
@@ -258,7 +258,7 @@ int run_benchmark(const std::string& json_path, const std::string& commit) {
                             {"p10_us", times.low_us},
                             {"p90_us", times.high_us},
                             {"closings", times.closings},
-                            {"openings", times.openings},
+                            {"rounds", times.rounds},
                             {"distinct_experts", times.distinct},
                             {"top_k_distinct_experts", times.top_k_distinct}});
   }

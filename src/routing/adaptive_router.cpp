@@ -163,13 +163,13 @@ void AdaptiveRouter::Impl::solve(const RoutingRequest& request, const RoutingPla
   }
   program.reprice(charge, opening);
   // Without slopes a token's best values are its best scores, known already.
-  const bool same_order = !program.priced && program.single && request.layout == nullptr;
-  const auto own_best =
-      same_order ? std::span<const int32_t>(top_k.ids) : std::span<const int32_t>();
-  if (costs.zero())  // every token's own best is best
+  const auto own_experts =
+      program.priced ? std::span<const int32_t>() : std::span<const int32_t>(top_k.ids);
+  const auto own_best = request.layout == nullptr ? own_experts : std::span<const int32_t>();
+  if (settings.search == AdaptiveRouterSettings::Search::kClimb)
+    solver.solve_by_closing(program, own_experts);
+  else if (costs.zero())  // every token's own best is best
     solver.climb(program, own_best);
-  else if (settings.search == AdaptiveRouterSettings::Search::kClimb)
-    solver.solve_by_climbing(program, own_best);
   else
     solver.solve(program, own_best, effort);
   choice_maker.choose(program, solver.state(), request.scores, choice);

@@ -9,8 +9,13 @@ void AdditiveSolver::climb(const Program& program, std::span<const int32_t> own_
   primal_.climb(program, state_);
 }
 
-void AdditiveSolver::solve_by_climbing(const Program& program, std::span<const int32_t> own_best) {
-  climb(program, own_best);
+void AdditiveSolver::solve_by_closing(const Program& program, std::span<const int32_t> own_best) {
+  if (program.empty_slots() > 0) {
+    climb(program, {});
+  } else {
+    state_.start(program, program.single ? own_best : std::span<const int32_t>());
+    state_.go_to(rounds_.run(program, own_best));
+  }
   dual_.start(program, state_);
   bound_ = std::max(dual_.bound(), state_.objective());
 }

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "routing/closing_rounds.h"
 #include "routing/dual_bound.h"
 #include "routing/exact_search.h"
 #include "routing/open_set.h"
@@ -21,8 +22,9 @@ class AdditiveSolver {
   // own_best as for OpenSet::start. The result is state() and bound(), which is never below the
   // objective of any plan, and equal to state().objective() where that is proven best.
   void solve(const Program& program, std::span<const int32_t> own_best, const SearchEffort& effort);
-  // The plan by closings and openings alone, and the bound where the dual begins.
-  void solve_by_climbing(const Program& program, std::span<const int32_t> own_best);
+  // The plan by closing in rounds (ClosingRounds), of programs with empty slots by climb(), and the
+  // bound where the dual begins. own_best as for ClosingRounds::run.
+  void solve_by_closing(const Program& program, std::span<const int32_t> own_best);
   // Only the plan, by closings and openings alone, or by exchanges too.
   void climb(const Program& program, std::span<const int32_t> own_best);
   void climb_by_exchanges(const Program& program);
@@ -36,6 +38,7 @@ class AdditiveSolver {
 
   OpenSet state_;
   PrimalSearch primal_;
+  ClosingRounds rounds_;
   DualBound dual_;
   ExactSearch exact_;
   double bound_ = 0;

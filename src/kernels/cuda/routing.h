@@ -64,7 +64,7 @@ struct GpuRoutingReport {
   int32_t changed_tokens = 0;    // whose set of experts is not their top-k
   int32_t distinct_experts = 0;  // that at least one token uses
   int32_t distinct_instances = 0;
-  int32_t closings = 0, openings = 0;  // moves of the search; kBatch only
+  int32_t closings = 0, rounds = 0;  // of the search; kBatch only
   int32_t reserved = 0;
   double utility = 0, cost = 0;  // as in RoutingReport; kBatch only
 };
@@ -101,7 +101,7 @@ struct RoutingLaunch {
 size_t routing_workspace_bytes(const RoutingLaunch& launch);
 
 // Enqueues the launch on `stream`. cudaErrorInvalidValue where the launch breaks a limit above, an
-// output is null or the workspace too small; cudaErrorCooperativeLaunchTooLarge where more than 64
+// output is null or the workspace too small; cudaErrorCooperativeLaunchTooLarge where more than 32
 // tokens need more blocks at once (128 at most) than the GPU holds: it should have 64
 // multiprocessors, with more than 512 instances 128.
 cudaError_t launch_routing(const RoutingLaunch& launch, void* workspace, size_t workspace_bytes,

@@ -7,20 +7,11 @@
 
 namespace thermoe::cuda {
 
-// A closing that the search thinks best, and its gain when it was picked.
-struct Pick {
-  Key gain;
-  int instance;  // -1: none gains
-};
-
 // What a block counts, in shared memory.
 struct BlockCounts {
   unsigned first_bad;  // token * kBadBase + its bad expert + 1 (0: no score at all), else kNoIndex
   int changed, experts, instances;
-  int priced;   // of the search, these all
-  int opening;  // the instance to open, -1: none
-  int closings, openings;
-  Pick picks[2];
+  int closings, rounds;  // of the search
   Fixed utility, cost;
 };
 constexpr unsigned kBadBase = 1024;  // > kMostExperts
@@ -87,15 +78,14 @@ __device__ inline void note_bad(const PackBoard& board, unsigned bad_expert, flo
   atomicMin(&board.counts->first_bad, static_cast<unsigned>(t) * kBadBase + expert);
 }
 
-// Lane s < k has a chosen instance and its score, in any order, and the s-th of the token's own
-// top-k. n: the token's number in the block.
-__device__ inline void write_token(const RoutingLaunch& launch, const Catalog& catalog,
-                                   const PackBoard& board, int instance, float score, float mass,
-                                   int own_id, int t, int n, int lane) {
+// Lane s < k has a chosen expert, its instance and score, in any order, and the s-th of the token's
+// own top-k. n: the token's number in the block.
+__device__ inline void write_token(const RoutingLaunch& launch, const PackBoard& board, int id,
+                                   int instance, float score, float mass, int own_id, int t, int n,
+                                   int lane) {
   const int k = launch.input.k;
   const int rank = rank_by_score(instance, score, k, lane);
   const bool used = lane < k;
-  const int id = used ? catalog.expert_of(instance) : -1;
   const int own_there = __shfl_sync(kAllLanes, own_id, rank & 31);
   const bool changed = __any_sync(kAllLanes, used && id != own_there);
   if (used) {
@@ -174,7 +164,7 @@ __device__ inline void write_report(const BlockCounts& counts, GpuRoutingReport*
   report.distinct_experts = counts.experts;
   report.distinct_instances = counts.instances;
   report.closings = counts.closings;
-  report.openings = counts.openings;
+  report.rounds = counts.rounds;
   report.reserved = 0;
   report.utility = from_fixed(counts.utility);
   report.cost = from_fixed(counts.cost);

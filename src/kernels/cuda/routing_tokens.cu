@@ -1,7 +1,7 @@
 // Plain and priced top-k with packing in one launch, and top-k alone.
 //
 // In: scores [T, E], T <= 16384, E <= 512; prices [I], I <= 1024. Out: RouterOutput.
-// Grid: up to 64 tokens one block of a warp a token; more are spread over up to 128 blocks of 16
+// Grid: up to 32 tokens one block of a warp a token; more are spread over up to 128 blocks of 16
 // warps (8 above 512 instances, or where 128 experts or more are priced) that meet once, a
 // cooperative launch: each then adds up the loads of all blocks (128 I bytes from the L2) for its
 // own tokens' places. Shared memory: 8 bytes a warp and instance, 4 a warp and expert where priced
@@ -17,7 +17,7 @@
 namespace thermoe::cuda {
 namespace {
 
-constexpr int kOneBlockTokens = 64;
+constexpr int kOneBlockTokens = 32;
 
 // As the registers have it: a lane's scores, and utilities where they are priced.
 constexpr int most_block_warps(int slots) { return slots > 4 ? 16 : 32; }

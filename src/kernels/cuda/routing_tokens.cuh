@@ -83,7 +83,8 @@ __device__ inline void route_token(const RoutingLaunch& launch, const Catalog& c
     score = instance < 0 ? 0.0f : kept[catalog.expert_of(instance)];
     __syncwarp();
   }
-  write_token(launch, catalog, board.pack, instance, score, top.mass, top.id, t, n, lane);
+  const int id = instance < 0 ? -1 : catalog.expert_of(instance);
+  write_token(launch, board.pack, id, instance, score, top.mass, top.id, t, n, lane);
 }
 
 // Adds up the blocks' loads: of all blocks into total, of those before this one into `before`. A

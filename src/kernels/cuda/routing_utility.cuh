@@ -57,36 +57,44 @@ __device__ inline double least_worth(const RoutingLaunch& launch, const TokenSco
   return from_fixed(fixed_of(~warp_best<false>(~least, 0, 0).key));
 }
 
-// Fills a row [rows of 32] with utility - charge, kNever beyond the last instance. The top-k stays
+// take(e, utility) for each of the lane's experts, in its most accurate instance. The top-k stays
 // each token's best choice where something other than the scores decides: scales, errors, or a bias
 // in the selection (of which the CPU knows nothing; it is treated like a scale).
-template <int kSlots>
-__device__ inline void fill_row(const RoutingLaunch& launch, const Catalog& catalog,
-                                const TokenScores<kSlots>& scores, const TopK& top,
-                                const Fixed* charge, Fixed* row, int rows, int lane) {
+template <int kSlots, typename Take>
+__device__ inline void for_each_worth(const RoutingLaunch& launch,
+                                      const TokenScores<kSlots>& scores, const TopK& top, int lane,
+                                      const Take& take) {
   const double units = launch.utility_power == 1.0f ? 1.0 : static_cast<double>(launch.input.k);
   const double inverse = top.mass > 0.0f ? __ddiv_rn(units, static_cast<double>(top.mass)) : 0.0;
-  const RouterInstances& kept = launch.instances;
-  const bool capped =
-      launch.utility_scale != nullptr || !kept.kept_even || launch.input.bias != nullptr;
+  const bool capped = launch.utility_scale != nullptr || !launch.instances.kept_even ||
+                      launch.input.bias != nullptr;
   const double least = capped ? least_worth(launch, scores, top, inverse, lane) : 0.0;
-  for (int i = catalog.instances + lane; i < rows * 32; i += 32) row[i] = kNeverFixed;
 #pragma unroll
   for (int r = 0; r < kSlots; ++r) {
     const int e = r * 32 + lane;
-    if (e >= catalog.experts) continue;
+    if (e >= launch.input.experts) continue;
     Fixed worth = worth_of_expert(launch, scores.score[r], inverse, e);
     if (capped && ((top.members >> r) & 1u) == 0) {
       worth = cap_outsider(worth, least);
       // A bias may select an expert of hardly any score: then the grid has no room for the cap.
       if (launch.input.bias != nullptr) worth = min(worth, to_fixed(least) - 1);
     }
-    for (int i = catalog.begin_of(e); i < catalog.end_of(e); ++i)
-      row[i] = (kept.kept_instance == nullptr
-                    ? worth
-                    : to_fixed(__dmul_rn(from_fixed(worth), kept.kept_instance[i]))) -
-               charge[i];
+    take(e, worth);
   }
+}
+
+// Fills a row [rows of 32] with utility - charge, kNever beyond the last instance.
+template <int kSlots>
+__device__ inline void fill_row(const RoutingLaunch& launch, const Catalog& catalog,
+                                const TokenScores<kSlots>& scores, const TopK& top,
+                                const Fixed* charge, Fixed* row, int rows, int lane) {
+  const double* kept = launch.instances.kept_instance;
+  for (int i = catalog.instances + lane; i < rows * 32; i += 32) row[i] = kNeverFixed;
+  for_each_worth(launch, scores, top, lane, [&](int e, Fixed worth) {
+    for (int i = catalog.begin_of(e); i < catalog.end_of(e); ++i)
+      row[i] =
+          (kept == nullptr ? worth : to_fixed(__dmul_rn(from_fixed(worth), kept[i]))) - charge[i];
+  });
 }
 
 }  // namespace thermoe::cuda

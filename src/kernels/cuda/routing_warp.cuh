@@ -143,6 +143,12 @@ __device__ inline int select_of_row(const Fixed* row, const float* scores, const
   return mine;
 }
 
+__device__ inline Key warp_max(Key key) {
+  const unsigned high = static_cast<unsigned>(key >> 32);
+  const unsigned top = __reduce_max_sync(kAllLanes, high);
+  const unsigned low = high == top ? static_cast<unsigned>(key) : 0u;
+  return (static_cast<Key>(top) << 32) | __reduce_max_sync(kAllLanes, low);
+}
 __device__ inline float warp_max(float value) {
   return value_of(__reduce_max_sync(kAllLanes, order_of(value)));
 }
@@ -157,27 +163,43 @@ __device__ inline Fixed warp_sum(Fixed value) {
 }
 
 // One token's scores (gate probabilities) in the lanes' slots, 0 where there is no expert.
-// `bad_expert`: the first bad one, which counts as 0, or kNoIndex.
+// `bad_expert`: the first bad one, which counts as 0, or kNoIndex. fetch() and then gate(), or
+// both.
 template <int kSlots>
 struct TokenScores {
   float score[kSlots];
   unsigned bad_expert;
 
   __device__ void load(const RouterInput& input, int t, int lane) {
+    fetch(input, t, lane);
+    gate(input, lane);
+  }
+
+  // What stands in memory, -inf where there is no expert.
+  __device__ void fetch(const RouterInput& input, int t, int lane) {
     const int64_t stride = input.row_stride > 0 ? input.row_stride : input.experts;
     const int64_t at = static_cast<int64_t>(t) * stride;
+#pragma unroll
+    for (int r = 0; r < kSlots; ++r) {
+      const int e = r * 32 + lane;
+      score[r] = -INFINITY;
+      if (e >= input.experts) continue;
+      if (input.type == ScoreType::kF32)
+        score[r] = static_cast<const float*>(input.scores)[at + e];
+      else
+        score[r] = __uint_as_float(
+            static_cast<unsigned>(static_cast<const unsigned short*>(input.scores)[at + e]) << 16);
+    }
+  }
+
+  __device__ void gate(const RouterInput& input, int lane) {
     unsigned bad = kNoIndex;
 #pragma unroll
     for (int r = 0; r < kSlots; ++r) {
       const int e = r * 32 + lane;
+      const float x = score[r];
       score[r] = input.gate == Gate::kSoftmax ? -INFINITY : 0.0f;
       if (e >= input.experts) continue;
-      float x;
-      if (input.type == ScoreType::kF32)
-        x = static_cast<const float*>(input.scores)[at + e];
-      else
-        x = __uint_as_float(
-            static_cast<unsigned>(static_cast<const unsigned short*>(input.scores)[at + e]) << 16);
       const bool good = input.gate == Gate::kNone ? x >= 0.0f && x < INFINITY : x < INFINITY;
       if (good)
         score[r] = x;

@@ -98,7 +98,7 @@ TEST_F(GpuRouting, TopKIsTheCpus) {
 }
 
 TEST_F(GpuRouting, WholeBatchIsTheCpusClimb) {
-  int64_t closings = 0, openings = 0;
+  int64_t closings = 0, rounds = 0;
   for (uint32_t seed = 0; seed < 600; ++seed) {
     const GpuCase batch = random_case(seed);
     const RoutingPlan cpu = climbed_plan(batch);
@@ -110,10 +110,10 @@ TEST_F(GpuRouting, WholeBatchIsTheCpusClimb) {
     }
     if (HasFailure()) return;
     closings += gpu.report.closings;
-    openings += gpu.report.openings;
+    rounds += gpu.report.rounds;
   }
   EXPECT_GT(closings, 1000);  // the cases are worth something
-  EXPECT_GT(openings, 10);
+  EXPECT_GT(closings, rounds);
 }
 
 TEST_F(GpuRouting, WithoutPricesTheWholeBatchIsTopK) {
@@ -153,7 +153,7 @@ GpuCase large_case(int tokens, int experts, bool varied, uint32_t seed) {
 }
 
 TEST_F(GpuRouting, LargeBatchesAreSpreadOverManyBlocks) {
-  for (const int tokens : {65, 257, 1000, 1024, 1025, 4096, 16383, 16384})
+  for (const int tokens : {33, 64, 65, 257, 1000, 1024, 1025, 4096, 16383, 16384})
     for (const int experts : {32, 60, 128, 512}) {
       if (experts == 512 && tokens > 5000) continue;  // the reference would take long
       const GpuCase batch = large_case(tokens, experts, tokens % 2 == 1, 7);
