@@ -10,6 +10,7 @@
 #include "nano.h"
 #include "thermoe/error.h"
 #include "thermoe/routing_policies.h"
+#include "thermoe/transformer.h"
 
 namespace thermoe::app {
 namespace {

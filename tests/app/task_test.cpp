@@ -10,6 +10,7 @@
 #include "refusals.h"
 #include "task_report.h"
 #include "thermoe/routing_policies.h"
+#include "thermoe/transformer.h"
 
 namespace thermoe::app {
 namespace {

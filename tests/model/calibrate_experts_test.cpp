@@ -8,6 +8,7 @@
 #include "experts/direct_statistics.h"
 #include "model/finite.h"
 #include "thermoe/error.h"
+#include "thermoe/transformer.h"
 
 namespace thermoe {
 namespace {
