@@ -16,6 +16,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kTickS = 0.05;
+constexpr double kLookS = 5;  // between two looks at the plans, for each of which the GPU waits
 constexpr int kMostStepsAhead = 256;
 constexpr size_t kComparedTokens = 4096;
 
@@ -157,8 +158,9 @@ struct SustainedLoad::Loop {
   Mean power = {}, clock = {}, open_price = {}, slope_price = {}, layer_us = {}, distinct = {},
        gate_mass = {}, changed = {};
   std::array<double, kPrecisions> opened{};
+  PlanSummary plans;  // of the last look
   int64_t ticks = 0, capped = 0, hot = 0;
-  double now_s = 0;
+  double now_s = 0, next_look_s = 0;
   int steps_ahead = 1;
   std::vector<int32_t> sampled;
 
@@ -186,16 +188,35 @@ struct SustainedLoad::Loop {
     return context;
   }
 
-  // Work for about a tick; the plans of one of its steps, which costs a wait, are looked at.
-  LoadSample work(Clock::time_point start, PlanStatistics& plans, int& steps) {
-    const double since_s = now_s;
-    for (steps = 0; now_s - since_s < kTickS || steps == 0; now_s = seconds_since(start)) {
-      RoutingContext context = routing();
-      if (steps == 0) context.observer = &plans;
-      steps += owner.work_->step(context, steps_ahead, sampled);
-      if (result.first_tokens.size() < kComparedTokens)
-        result.first_tokens.insert(result.first_tokens.end(), sampled.begin(), sampled.end());
+  // One step more, of which nothing but the plans counts.
+  void look(Clock::time_point start, bool counted) {
+    PlanStatistics seen(owner.charge_);
+    RoutingContext context = routing();
+    context.observer = &seen;
+    step(context, 1);
+    plans = seen.summary();
+    if (counted) {
+      distinct.add(plans.distinct_experts_mean);
+      gate_mass.add(plans.gate_mass_frac);
+      changed.add(plans.changed_tokens_frac);
+      for (size_t p = 0; p < opened.size(); ++p) opened[p] += plans.opened_frac[p];
     }
+    now_s = seconds_since(start);
+    next_look_s = now_s + kLookS;
+  }
+
+  int step(const RoutingContext& context, int ahead) {
+    const int steps = owner.work_->step(context, ahead, sampled);
+    if (result.first_tokens.size() < kComparedTokens)
+      result.first_tokens.insert(result.first_tokens.end(), sampled.begin(), sampled.end());
+    return steps;
+  }
+
+  // For about a tick.
+  LoadSample work(Clock::time_point start, int& steps) {
+    const double since_s = now_s;
+    for (steps = 0; now_s - since_s < kTickS || steps == 0; now_s = seconds_since(start))
+      steps += step(routing(), steps_ahead);
     const double took_s = now_s - since_s;
     // As many steps without a word from here as a tick lasts.
     steps_ahead = std::clamp(static_cast<int>(kTickS / took_s * steps), 1, kMostStepsAhead);
@@ -217,8 +238,7 @@ struct SustainedLoad::Loop {
       sample.slope_price = static_cast<double>(bf16_prices.slope[0]);
   }
 
-  void count(const HardwareState& state, const LoadSample& sample, const PlanSummary& plans,
-             int steps) {
+  void count(const HardwareState& state, const LoadSample& sample, int steps) {
     energy.add(state);
     result.tokens += owner.work_->tokens_a_step() * steps;
     result.seconds += sample.seconds;
@@ -227,10 +247,6 @@ struct SustainedLoad::Loop {
     open_price.add(sample.open_price);
     slope_price.add(sample.slope_price);
     layer_us.add(sample.layer_us);
-    distinct.add(plans.distinct_experts_mean);
-    gate_mass.add(plans.gate_mass_frac);
-    changed.add(plans.changed_tokens_frac);
-    for (size_t p = 0; p < opened.size(); ++p) opened[p] += plans.opened_frac[p];
     ++ticks;
     const uint64_t reasons = state.throttle_reasons.value_or(0);
     capped += (reasons & kThrottleAnyPower) != 0;
@@ -242,15 +258,14 @@ struct SustainedLoad::Loop {
 
   void tick(Clock::time_point start) {
     const bool counted = now_s >= owner.settings_.warm_up_s;
-    PlanStatistics plans(owner.charge_);
+    if (now_s >= next_look_s || (counted && distinct.count == 0)) look(start, counted);
     int steps = 0;
-    LoadSample sample = work(start, plans, steps);
+    LoadSample sample = work(start, steps);
     const HardwareState state = monitor.state();
-    const PlanSummary summary = plans.summary();
     read(state, sample);
-    sample.distinct_experts = summary.distinct_experts_mean;
+    sample.distinct_experts = plans.distinct_experts_mean;
     result.samples.push_back(sample);
-    if (counted) count(state, sample, summary, steps);
+    if (counted) count(state, sample, steps);
     if (!governed) return;
     governor.update(state, sample.layer_us, sample.seconds);
     bf16_prices = governor.prices(surrogate, static_cast<int>(owner.model_.config().experts));
@@ -269,7 +284,8 @@ struct SustainedLoad::Loop {
     result.changed_tokens_frac = changed.value().value_or(0);
     if (ticks == 0) return;
     const double count = static_cast<double>(ticks);
-    for (size_t p = 0; p < opened.size(); ++p) result.opened_frac[p] = opened[p] / count;
+    for (size_t p = 0; p < opened.size() && distinct.count > 0; ++p)
+      result.opened_frac[p] = opened[p] / static_cast<double>(distinct.count);
     result.power_capped_frac = static_cast<double>(capped) / count;
     result.heat_throttled_frac = static_cast<double>(hot) / count;
   }

@@ -44,7 +44,7 @@ struct LoadSample {
   double tokens_per_s = 0, layer_us = 0;
   std::optional<double> power_w, clock_mhz, temperature_c;
   double open_price = 0, slope_price = 0;
-  double distinct_experts = 0;  // of the tick's last step, mean over layers
+  double distinct_experts = 0;  // when the plans were last looked at, mean over layers
 };
 
 struct LoadResult {

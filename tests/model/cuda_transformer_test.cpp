@@ -311,7 +311,7 @@ TEST_F(CudaRuntime, Fp8IsCloseToBf16) {
     // Where both can be had and nothing costs anything, bf16 it is.
     const auto climb = make_routing_policy("adaptive:search=climb");
     const RoutingContext free{.policy = climb.get(), .prices = {}, .layouts = choice};
-    EXPECT_LT(relative_error(logits_of(*gpu, rows, free), bf16), 0.02);
+    EXPECT_LT(relative_error(logits_of(*gpu, rows, free), bf16), 0.05);
   }
 }
 
