@@ -154,10 +154,14 @@ struct RoundSearch {
   }
   static constexpr unsigned kHasFree = 1u << 31;  // some instance opens at no price
   __device__ unsigned span_of(int e) const {
-    return kSingle ? static_cast<unsigned>(e) | 1u << 16 : board.span[e];
+    return kSingle ? static_cast<unsigned>(e) : board.span[e];
   }
-  __device__ static int first_of(unsigned span) { return static_cast<int>(span & 0xffffu); }
-  __device__ static int count_of(unsigned span) { return static_cast<int>(span >> 16 & 0x7fffu); }
+  __device__ static int first_of(unsigned span) {
+    return static_cast<int>(kSingle ? span : span & 0xffffu);
+  }
+  __device__ static int count_of(unsigned span) {
+    return kSingle ? 1 : static_cast<int>(span >> 16 & 0x7fffu);
+  }
   __device__ Fixed utility_in(Fixed utility, int i) const {
     return kSingle ? utility : to_fixed(__dmul_rn(from_fixed(utility), board.kept[i]));
   }
@@ -170,6 +174,7 @@ struct RoundSearch {
     if (!priced) return value;
     Fixed best = kNeverFixed;
     const unsigned span = span_of(e);
+#pragma unroll 1
     for (int n = 0; n < count_of(span); ++n) best = max(best, value_in(value, first_of(span) + n));
     return best;
   }
@@ -177,6 +182,7 @@ struct RoundSearch {
   __device__ Fixed free_value(Fixed utility, unsigned span) const {
     Fixed best = kNeverFixed;
     if (kSingle || (span & kHasFree) == 0) return best;
+#pragma unroll 1
     for (int i = first_of(span); i < first_of(span) + count_of(span); ++i)
       if (board.open[i] == 0) best = max(best, value_in(utility, i));
     return best;
@@ -189,6 +195,7 @@ struct RoundSearch {
     if ((span & kHasFree) == 0) return chosen;
     int best = -1;
     Fixed most = 0;
+#pragma unroll 1
     for (int i = first_of(span); i < first_of(span) + count_of(span); ++i) {
       if (i != chosen && board.open[i] != 0) continue;
       const Fixed value = value_in(utility, i);
@@ -204,9 +211,16 @@ struct RoundSearch {
   template <typename Body>
   __device__ void for_tokens(const Body& body) {
     if constexpr (kHeld > 0) {
-#pragma unroll
-      for (int n = 0; n < kHeld; ++n)
-        if (const int t = warp + n * shape.warps; t < launch.input.tokens) body(t, mine[n]);
+// The states take turns at the first place: the code stands there once, and fits the cache.
+#pragma unroll 1
+      for (int n = 0; n < kHeld; ++n) {
+        if (const int t = warp + n * shape.warps; t < launch.input.tokens) body(t, mine[0]);
+        if constexpr (kHeld == 2) {
+          const State first = mine[0];
+          mine[0] = mine[1];
+          mine[1] = first;
+        }
+      }
     } else {
       for (int t = warp; t < launch.input.tokens; t += shape.warps) {
         State state{board.item[t * 32 + lane], board.held_slots[t * 32 + lane],
@@ -228,6 +242,7 @@ struct RoundSearch {
     const Fixed value = utility(t)[e];
     const unsigned span = span_of(e);
     const Fixed free = free_value(value, span);
+#pragma unroll 1
     for (int i = first_of(span); i < first_of(span) + count_of(span); ++i)
       board.lack[i].add(-max(free, value_in(value, i)), 0);
   }
@@ -267,6 +282,7 @@ struct RoundSearch {
     Fixed least = board.lack[first].value();
     if constexpr (!kSingle) {
       least = min(least, board.lack[first + (count > 1 ? 1 : 0)].value());
+#pragma unroll 1
       for (int n = 2; n < count; ++n) least = min(least, board.lack[first + n].value());
     }
     return least + board.fallback[e].value();
