@@ -181,10 +181,12 @@ struct RoundSearch {
   // In the best of the instances that open at no price.
   __device__ Fixed free_value(Fixed utility, unsigned span) const {
     Fixed best = kNeverFixed;
-    if (kSingle || (span & kHasFree) == 0) return best;
+    if constexpr (!kSingle) {
+      if ((span & kHasFree) == 0) return best;
 #pragma unroll 1
-    for (int i = first_of(span); i < first_of(span) + count_of(span); ++i)
-      if (board.open[i] == 0) best = max(best, value_in(utility, i));
+      for (int i = first_of(span); i < first_of(span) + count_of(span); ++i)
+        if (board.open[i] == 0) best = max(best, value_in(utility, i));
+    }
     return best;
   }
   // The instance that the token uses of an open expert: the chosen one, or one at no price.
