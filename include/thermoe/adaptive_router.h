@@ -13,8 +13,8 @@ struct AdaptiveRouterSettings {
   // How far the plan is searched at given prices on one device without capacities.
   enum class Search : uint8_t {
     kProven,  // until it is proven best or the limits below are reached
-    kClimb,  // experts closed in rounds, nothing taken back, which is what the GPU does
-             // (kernels/cuda/routing.h); the bound is the dual's where it begins
+    kClimb,   // experts closed in rounds, nothing taken back, which is what the GPU does
+              // (kernels/cuda/routing.h); the bound is the dual's where it begins
   };
   UtilityModel utility = {};
   Search search = Search::kProven;

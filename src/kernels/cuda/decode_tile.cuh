@@ -65,8 +65,8 @@ __device__ inline int fragment_position(int c) {
   return 8 * t + 4 * tile + 2 * half + odd;
 }
 
-// Where in a block of bf16 weights lane (g, t)'s vector stands: wgmma's swizzle of 64 bytes, so that
-// the prefill kernel reads the same weights. Its own inverse.
+// Where in a block of bf16 weights lane (g, t)'s vector stands: wgmma's swizzle of 64 bytes, so
+// that the prefill kernel reads the same weights. Its own inverse.
 __host__ __device__ constexpr int swizzled(int lane) { return lane ^ (lane >> 3); }
 
 // bf16: rows g and g + 8.

@@ -2,7 +2,8 @@
 // order of pack_gate_up() and pack_down(), which differ in nothing but the type: a lane's words are
 // its own vectors. blockIdx.y is the instance; one without tokens costs a launch of empty blocks.
 //   bytes of an expert: hidden inter (3 * 33/32 both planes, 3 * 17/32 one) read, 6 written
-// Reference: the float64 values of the planes, rounded (tests/kernels/cuda/prefill_experts_test.cpp).
+// Reference: the float64 values of the planes, rounded
+// (tests/kernels/cuda/prefill_experts_test.cpp).
 #include "kernels/cuda/decode_tile.cuh"
 #include "kernels/cuda/unpack_nested.h"
 
@@ -42,12 +43,12 @@ __device__ inline void unpack_word(uint32_t hi, uint32_t lo, bool both, float ra
 __device__ void unpack_block(const DeviceWeight& w, bool both, int64_t block, int groups, int lane,
                              uint8_t* data, uint8_t* lower) {
   const uint4 hi = *reinterpret_cast<const uint4*>(w.data + block * kBlockBytes + lane * 16);
-  const uint4 lo = both ? *reinterpret_cast<const uint4*>(w.lo + block * kBlockBytes + lane * 16)
-                        : uint4{};
+  const uint4 lo =
+      both ? *reinterpret_cast<const uint4*>(w.lo + block * kBlockBytes + lane * 16) : uint4{};
   float2 scales[2];
-  decode_scales(*reinterpret_cast<const uint32_t*>(w.scales + block * kScaleBlockBytes +
-                                                   lane / 4 * 4),
-                scales);
+  decode_scales(
+      *reinterpret_cast<const uint32_t*>(w.scales + block * kScaleBlockBytes + lane / 4 * 4),
+      scales);
   const uint32_t exponents = exponents_of_128();
   const float unit = w.base * kScaleUnit;
   const int64_t row_block = block / groups, group = block % groups;
@@ -59,8 +60,7 @@ __device__ void unpack_block(const DeviceWeight& w, bool both, int64_t block, in
                 first);
     unpack_word(m == 0 ? hi.z : hi.w, m == 0 ? lo.z : lo.w, both, w.plane_ratio, exponents, scale,
                 second);
-    const int64_t at =
-        ((2 * row_block + m) * groups + group) * kBlockBytes + swizzled(lane) * 16;
+    const int64_t at = ((2 * row_block + m) * groups + group) * kBlockBytes + swizzled(lane) * 16;
     *reinterpret_cast<uint4*>(data + at) = {first[0], first[2], second[0], second[2]};
     *reinterpret_cast<uint4*>(lower + at) = {first[1], first[3], second[1], second[3]};
   }
