@@ -26,9 +26,6 @@ TEST_P(DecodeExperts, AgreesWithFloat64) {
   for (int again = 0; again < 5; ++again) ASSERT_EQ(run(launch), out);
 }
 
-constexpr ExpertForm kBf16 = ExpertForm::kBf16, kInt8 = ExpertForm::kInt8,
-                     kInt4 = ExpertForm::kInt4;
-
 INSTANTIATE_TEST_SUITE_P(
     Cases, DecodeExperts,
     ::testing::Values(

@@ -16,6 +16,9 @@
 
 namespace thermoe::test {
 
+constexpr cuda::ExpertForm kBf16 = cuda::ExpertForm::kBf16, kInt8 = cuda::ExpertForm::kInt8,
+                           kInt4 = cuda::ExpertForm::kInt4, kFp8 = cuda::ExpertForm::kFp8;
+
 struct ExpertCase {
   std::string name;
   int tokens, k, hidden, inter;

@@ -13,8 +13,6 @@ namespace {
 using cuda::ExpertForm;
 using cuda::PrefillForms;
 
-constexpr ExpertForm kBf16 = ExpertForm::kBf16, kFp8 = ExpertForm::kFp8;
-
 PrefillForms forms_of(const ExpertCase& c) {
   int all = 0;
   for (const ExpertForm form : c.forms)
