@@ -141,11 +141,12 @@ TEST(SyntheticModels, AreNamedByTheirShape) {
 }
 
 TEST(SustainCommand, BadInputIsRefused) {
-  expect_refusal("eval --model synthetic:qwen3-30b-a3b --policy topk", "thermoe sustain");
+  const std::string text = std::string(" --text ") + THERMOE_SOURCE_DIR + "/data/text/wiki.txt";
+  expect_refusal("eval --model synthetic:qwen3-30b-a3b --policy topk" + text, "thermoe sustain");
   expect_refusal("sustain --model synthetic:nothing", "qwen3-30b-a3b");
   EXPECT_EQ(run("sustain --work sleep").status, 2);
   if (cuda_device_list().devices.empty()) {
-    expect_refusal("eval --device cuda --max-windows 16", "--device cpu");
+    expect_refusal("eval --device cuda --max-windows 16" + text, "--device cpu");
     expect_refusal("sustain", "no GPU");
   }
 }
