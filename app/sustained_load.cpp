@@ -15,12 +15,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kTickS = 0.05;
+constexpr double kLoadTickS = 0.05;
 constexpr double kLookS = 5;  // between two looks at the plans, for each of which the GPU waits
 constexpr int kMostStepsAhead = 256;
 constexpr size_t kComparedTokens = 4096;
 
-double seconds_since(Clock::time_point start) {
+double elapsed_s(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
@@ -201,7 +201,7 @@ struct SustainedLoad::Loop {
       changed.add(plans.changed_tokens_frac);
       for (size_t p = 0; p < opened.size(); ++p) opened[p] += plans.opened_frac[p];
     }
-    now_s = seconds_since(start);
+    now_s = elapsed_s(start);
     next_look_s = now_s + kLookS;
   }
 
@@ -215,11 +215,11 @@ struct SustainedLoad::Loop {
   // For about a tick.
   LoadSample work(Clock::time_point start, int& steps) {
     const double since_s = now_s;
-    for (steps = 0; now_s - since_s < kTickS || steps == 0; now_s = seconds_since(start))
+    for (steps = 0; now_s - since_s < kLoadTickS || steps == 0; now_s = elapsed_s(start))
       steps += step(routing(), steps_ahead);
     const double took_s = now_s - since_s;
     // As many steps without a word from here as a tick lasts.
-    steps_ahead = std::clamp(static_cast<int>(kTickS / took_s * steps), 1, kMostStepsAhead);
+    steps_ahead = std::clamp(static_cast<int>(kLoadTickS / took_s * steps), 1, kMostStepsAhead);
     LoadSample sample;
     sample.time_s = now_s;
     sample.seconds = took_s;

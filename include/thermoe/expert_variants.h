@@ -14,7 +14,7 @@ struct LayerVariants {
   std::vector<float> int8_error_frac, int4_error_frac;
   // [E] 1 where the expert can run with fp8 arithmetic (of what is stored; on a GPU alone); empty:
   // none. Its error, of the same kind, is every expert's.
-  std::vector<uint8_t> fp8;
+  std::vector<uint8_t> fp8 = {};
   float fp8_error_frac = 0;
   // Of one expert as read; stored_bytes: of the original bf16.
   double stored_bytes = 0, int8_bytes = 0, int4_bytes = 0, fp8_bytes = 0;
