@@ -53,6 +53,15 @@ void check_batch(const ModelConfig& config, const TokenBatch& batch, const Routi
                                       config.vocab_size, logits.rows, logits.cols));
 }
 
+void check_decode(const DecodeRequest& request, size_t sampled) {
+  const size_t batch = request.tokens.size();
+  if (request.steps < 1 || batch == 0 || request.positions.size() != batch ||
+      sampled != batch * static_cast<size_t>(request.steps))
+    throw InvalidArgument(
+        "decode needs one or more sequences and steps, a position for each token, and room for "
+        "every token sampled");
+}
+
 void PositionCheck::check(const TokenBatch& batch, std::span<const int64_t> filled,
                           int64_t max_positions) {
   next_.assign(filled.size(), -1);

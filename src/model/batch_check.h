@@ -19,6 +19,10 @@ void check_batch(const ModelConfig& config, const TokenBatch& batch, const Routi
 // The part of it that is about the routing alone.
 void check_routing(const ModelConfig& config, const RoutingContext& routing);
 
+// Throws InvalidArgument where a decode call's sizes don't fit each other; `sampled`: how many
+// tokens there is room for.
+void check_decode(const DecodeRequest& request, size_t sampled);
+
 // Which positions of a cache hold something. `filled` [sequences]: 0 .. filled - 1 do.
 class PositionCheck {
  public:

@@ -99,8 +99,7 @@ class CudaTransformer : public LanguageModel {
   CudaRouting routing_of(int layer, std::span<const RowGroup> groups) const;
   RouteLayer on_device(const CudaPolicy& policy, std::span<const RowGroup> groups);
   void finish(const CudaPolicy& policy, std::span<const RowGroup> groups, PlanObserver* observer);
-  void check_decode(const DecodeRequest& request, const CudaCache& cache,
-                    std::span<int32_t> sampled);
+  static void check_room(const DecodeRequest& request, const CudaCache& cache);
   Graph& step_graph(const DecodeRequest& request, const CudaPolicy& policy, const CudaCache& cache,
                     std::span<const RowGroup> groups, const std::function<void()>& write_rows);
   void run_steps(Graph& graph, int steps, int batch, std::span<int32_t> sampled);
@@ -223,14 +222,7 @@ void CudaTransformer::forward(const TokenBatch& batch, const RoutingContext& rou
   positions_.finish(store.filled);
 }
 
-void CudaTransformer::check_decode(const DecodeRequest& request, const CudaCache& cache,
-                                   std::span<int32_t> sampled) {
-  const size_t batch = request.tokens.size();
-  if (request.steps < 1 || batch == 0 || request.positions.size() != batch ||
-      sampled.size() != batch * static_cast<size_t>(request.steps))
-    throw InvalidArgument(
-        "decode needs one or more sequences and steps, a position for each token, and room for "
-        "every token sampled");
+void CudaTransformer::check_room(const DecodeRequest& request, const CudaCache& cache) {
   for (const int32_t position : request.positions)
     if (position + int64_t{request.steps} > cache.max_positions())
       throw InvalidArgument(fmt::format("{} steps from position {} are more than the cache's {}",
@@ -295,7 +287,8 @@ void CudaTransformer::decode(const DecodeRequest& request, const RoutingContext&
   check_routing(config_, routing);
   const std::optional<CudaPolicy> policy = CudaPolicy::of(routing, config_);
   if (!policy) return LanguageModel::decode(request, routing, cache, sampled);
-  check_decode(request, store, sampled);
+  check_decode(request, sampled.size());
+  check_room(request, store);
   const int batch = static_cast<int>(request.tokens.size());
   std::vector<int32_t> all(request.tokens.size());
   std::iota(all.begin(), all.end(), 0);

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "thermoe/error.h"
+#include "model/batch_check.h"
 
 namespace thermoe {
 namespace {
@@ -46,12 +46,8 @@ int32_t sample_token(std::span<const float> logits, const Sampling& sampling, in
 
 void LanguageModel::decode(const DecodeRequest& request, const RoutingContext& routing,
                            SequenceCache& cache, std::span<int32_t> sampled) {
+  check_decode(request, sampled.size());
   const size_t batch = request.tokens.size();
-  if (request.steps < 1 || batch == 0 || request.positions.size() != batch ||
-      sampled.size() != batch * static_cast<size_t>(request.steps))
-    throw InvalidArgument(
-        "decode needs one or more sequences and steps, a position for each token, and room for "
-        "every token sampled");
   std::vector<int32_t> tokens(request.tokens.begin(), request.tokens.end());
   std::vector<int32_t> positions(request.positions.begin(), request.positions.end());
   std::vector<int32_t> rows(batch);
