@@ -297,7 +297,7 @@ LoadResult SustainedLoad::run(const LoadPhase& phase, GpuSystemMonitor& monitor,
   work_->begin(loop.routing());
   const auto start = Clock::now();
   const double seconds = phase.seconds > 0 ? phase.seconds : settings_.seconds;
-  while (loop.now_s < settings_.warm_up_s + seconds) {
+  while (loop.now_s < settings_.warm_up_s || loop.result.seconds < seconds) {
     loop.tick(start);
     if (progress) progress(loop.now_s);
   }

@@ -24,7 +24,7 @@ struct LoadSettings {
   int batch = 16;           // sequences
   int prompt_tokens = 128;  // of each
   int context_tokens = 512;  // decode: where a sequence begins again behind its prompt
-  double seconds = 20;       // of each phase, after its warm-up
+  double seconds = 20;       // measured of each phase, after its warm-up
   double warm_up_s = 2;
   uint64_t seed = 1;
 };
