@@ -7,6 +7,8 @@
 #include <atomic>
 #include <chrono>
 
+#include "sweep_sample.h"
+
 namespace thermoe::app {
 namespace {
 
@@ -23,12 +25,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// As a cell of a table.
-std::string without_commas(std::string text) {
-  std::replace(text.begin(), text.end(), ',', ' ');
-  return text;
-}
-
 std::string kernel_release() {
   utsname name{};
   if (uname(&name) != 0) return "unknown kernel";
@@ -39,10 +35,6 @@ size_t other_words(const CpuSensors& sensors) {
   const int64_t cache = sensors.last_level_cache_bytes().value_or(kUnknownCacheBytes);
   const int64_t bytes = std::clamp(2 * cache, kLeastOtherBytes, kMostOtherBytes);
   return static_cast<size_t>(bytes) / sizeof(uint64_t) / kWordsPerTask * kWordsPerTask;
-}
-
-double quantile(const std::vector<double>& rising, double fraction) {
-  return rising[static_cast<size_t>(fraction * static_cast<double>(rising.size() - 1))];
 }
 
 }  // namespace
@@ -118,8 +110,9 @@ SweepSample CpuSweep::run(const SweepPoint& point, double seconds) {
   sample.clock_mhz = sensors_.clock_mhz(threads());
   const CpuSensors::Counters after = sensors_.read();
   std::sort(times_us.begin(), times_us.end());
-  sample.latency_us = quantile(times_us, 0.5);
-  sample.spread_frac = (quantile(times_us, 0.75) - quantile(times_us, 0.25)) / sample.latency_us;
+  sample.latency_us = quantile_of(times_us, 0.5);
+  sample.spread_frac =
+      (quantile_of(times_us, 0.75) - quantile_of(times_us, 0.25)) / sample.latency_us;
   const std::optional<double> energy_j = sensors_.energy_j(before, after);
   if (energy_j && *energy_j > 0 && !point.cold && took_s >= kLeastPowerS) {
     sample.power_w = *energy_j / took_s;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "sweep_sample.h"
 #include "thermoe/energy_meter.h"
 #include "thermoe/throttle_meter.h"
 
@@ -21,15 +22,6 @@ constexpr int kLeastStretches = 7;
 
 double seconds_from(Steady::time_point start) {
   return std::chrono::duration<double>(Steady::now() - start).count();
-}
-
-std::string as_cell(std::string text) {
-  std::replace(text.begin(), text.end(), ',', ' ');
-  return text;
-}
-
-double at_frac(const std::vector<double>& rising, double fraction) {
-  return rising[static_cast<size_t>(fraction * static_cast<double>(rising.size() - 1))];
 }
 
 // What telemetry says while a point is repeated.
@@ -72,12 +64,12 @@ class Watch {
 
 GpuSweep::GpuSweep(std::unique_ptr<GpuWork> work, std::unique_ptr<TelemetrySource> telemetry)
     : work_(std::move(work)),
-      device_(as_cell(work_->facts().name)),
+      device_(without_commas(work_->facts().name)),
       driver_("CUDA " + work_->facts().cuda_version) {
   if (telemetry == nullptr) return;
   monitor_.emplace(std::move(telemetry), MonitorSettings{.rate_hz = kTelemetryHz});
   const std::string version = monitor_->device().driver_version;
-  if (!version.empty()) driver_ = as_cell("NVIDIA " + version + " " + driver_);
+  if (!version.empty()) driver_ = without_commas("NVIDIA " + version + " " + driver_);
   monitor_->start();
 }
 
@@ -105,8 +97,9 @@ SweepSample GpuSweep::run(const SweepPoint& point, double seconds) {
   SweepSample sample;
   watch.tell(sample, with_power);
   std::sort(times_us.begin(), times_us.end());
-  sample.latency_us = at_frac(times_us, 0.5);
-  sample.spread_frac = (at_frac(times_us, 0.75) - at_frac(times_us, 0.25)) / sample.latency_us;
+  sample.latency_us = quantile_of(times_us, 0.5);
+  sample.spread_frac =
+      (quantile_of(times_us, 0.75) - quantile_of(times_us, 0.25)) / sample.latency_us;
   sample.wall_s = seconds_from(begin);
   return sample;
 }

@@ -22,6 +22,7 @@
 #include "kernels/cuda/cuda_resources.h"
 #include "kernels/cuda/devices.h"
 #include "kernels/cuda/prefill_experts.h"
+#include "model/cuda_weights.h"
 #include "thermoe/error.h"
 #include "thermoe/routing_plan.h"
 
@@ -92,22 +93,8 @@ class Layer {
 
   cuda::DeviceExpert pack_fp8(const __nv_bfloat16* gate, const __nv_bfloat16* up,
                               const __nv_bfloat16* down) {
-    const size_t units = static_cast<size_t>(cuda::padded_128(shape_.inter));
-    const size_t hidden = static_cast<size_t>(shape_.hidden);
-    const size_t half = units * static_cast<size_t>(cuda::padded_128(shape_.hidden));
-    uint8_t* to[4] = {room(half), room(half), room(hidden * units / 2), room(hidden * units / 2)};
-    uint8_t* scales[2] = {room(8 * units), room(4 * hidden)};
-    check(cuda::pack_gate_up_fp8(gate, up, shape_.hidden, shape_.inter, to[0], to[1],
-                                 reinterpret_cast<float*>(scales[0]), nullptr),
-          "pack");
-    check(cuda::pack_down_fp8(down, shape_.hidden, shape_.inter, to[2], to[3],
-                              reinterpret_cast<float*>(scales[1]), nullptr),
-          "pack");
-    cuda::DeviceExpert expert;
-    expert.form = cuda::ExpertForm::kFp8;
-    expert.gate_up.data = to[0], expert.gate_up.lo = to[1], expert.gate_up.scales = scales[0];
-    expert.down.data = to[2], expert.down.lo = to[3], expert.down.scales = scales[1];
-    return expert;
+    const auto bytes = static_cast<size_t>(fp8_expert_bytes(shape_.hidden, shape_.inter));
+    return pack_fp8_expert(gate, up, down, shape_.hidden, shape_.inter, room(bytes));
   }
 
   Shape shape_;

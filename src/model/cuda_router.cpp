@@ -72,7 +72,7 @@ cuda::RoutingLaunch CudaRouter::launch_of(const CudaPolicy& policy, const CudaRo
   return launch;
 }
 
-bool CudaRouter::reserve(const CudaPolicy& policy, const CudaRouting& routing, const CudaPlans&) {
+bool CudaRouter::reserve(const CudaPolicy& policy, const CudaRouting& routing) {
   size_t bytes = 0;
   for (size_t g = 0; g < routing.groups.size(); ++g)
     bytes = std::max(bytes, cuda::routing_workspace_bytes(launch_of(policy, routing, g)));

@@ -24,7 +24,7 @@ struct CudaRouting {
 class CudaRouter {
  public:
   // Grows the workspace to what route_on_device will need; true where it moved.
-  bool reserve(const CudaPolicy& policy, const CudaRouting& routing, const CudaPlans& plans);
+  bool reserve(const CudaPolicy& policy, const CudaRouting& routing);
   // Enqueues; capturable.
   void route_on_device(const CudaPolicy& policy, const CudaPrices& prices,
                        const CudaRouting& routing, const CudaPlans& plans, cudaStream_t stream);

@@ -170,7 +170,7 @@ RouteLayer CudaTransformer::on_device(const CudaPolicy& policy, std::span<const 
   bool moved = false;
   for (int l = 0; l < config_.layers; ++l)
     if (config_.sparse[static_cast<size_t>(l)])
-      moved |= router_.reserve(policy, routing_of(l, groups), plans_);
+      moved |= router_.reserve(policy, routing_of(l, groups));
   if (moved) graphs_.clear();
   return [this, &policy, groups](int layer) {
     router_.route_on_device(policy, prices_, routing_of(layer, groups), plans_, stream_.stream);
