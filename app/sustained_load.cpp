@@ -16,7 +16,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double kLoadTickS = 0.05;
-constexpr double kLookS = 5;  // between two looks at the plans, for each of which the GPU waits
 constexpr int kMostStepsAhead = 256;
 constexpr size_t kComparedTokens = 4096;
 
@@ -202,7 +201,7 @@ struct SustainedLoad::Loop {
       for (size_t p = 0; p < opened.size(); ++p) opened[p] += plans.opened_frac[p];
     }
     now_s = elapsed_s(start);
-    next_look_s = now_s + kLookS;
+    next_look_s = now_s + owner.settings_.look_s;
   }
 
   int step(const RoutingContext& context, int ahead) {

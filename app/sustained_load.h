@@ -26,6 +26,7 @@ struct LoadSettings {
   int context_tokens = 512;  // decode: where a sequence begins again behind its prompt
   double seconds = 20;       // measured of each phase, after its warm-up
   double warm_up_s = 2;
+  double look_s = 5;  // between two looks at the plans, for each of which a GPU waits
   uint64_t seed = 1;
 };
 

@@ -63,6 +63,8 @@ TEST(Sustain, WithoutATargetTokensAreTopKs) {
 TEST(Sustain, TargetsRaisePricesAndPricesCutExperts) {
   LoadSettings settings = short_load(false);
   settings.seconds = 1;
+  settings.warm_up_s = 1;  // the price rises before anything counts
+  settings.look_s = 0.2;
   const LoadResult free = run_nano(settings, {"top-k", false, {}, 0, 0, 0});
   GovernorLimits tight;
   tight.layer_latency_target_us = free.layer_us / 10;
