@@ -5,12 +5,11 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$1"
 {
   grep -v '^#' "$here/rooms.txt" | sed 's/^/R /'
-  find src include/thermoe app -type f \( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \) |
-    LC_ALL=C sort | while read -r file; do
-    printf 'F %s %s\n' "$(wc -l <"$file")" "$file"
-    { grep -noE '^[[:space:]]*#[[:space:]]*include[[:space:]]*[<"][^>"]+[>"]' "$file" || true; } |
-      sed -E "s|^([0-9]+):.*([<\"][^>\"]+).*|I \1 $file \2|"
-  done
+  mapfile -t files < <(find src include/thermoe app -type f \( -name '*.h' -o -name '*.cpp' -o \
+    -name '*.cuh' -o -name '*.cu' \) | LC_ALL=C sort)
+  wc -l "${files[@]}" | sed -nE 's|^ *([0-9]+) (.*/.*)|F \1 \2|p'
+  grep -HnoE '^[[:space:]]*#[[:space:]]*include[[:space:]]*[<"][^>"]+[>"]' "${files[@]}" |
+    sed -E "s|^([^:]+):([0-9]+):.*([<\"][^>\"]+).*|I \2 \1 \3|"
 } | awk '
   function fault(text) { print text; faults++ }
   # The room that a path under src/ stands in ("kernels/cpu" has two parts); "" for none.
