@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "thermoe/expert_kernels.h"
 #include "thermoe/expert_variants.h"
 #include "thermoe/model_config.h"
 #include "thermoe/moe_layer.h"
@@ -87,6 +88,10 @@ class LanguageModel {
   // [steps, B]. The observer sees the plans of the last step only. Throws as forward().
   virtual void decode(const DecodeRequest& request, const RoutingContext& routing,
                       SequenceCache& cache, std::span<int32_t> sampled);
+  // Who chooses the experts' kernels from now on, where there is a choice; null: the model itself.
+  virtual void set_expert_kernels(std::shared_ptr<const ExpertKernelChooser>) {}
+  // By layer, what the last pass ran its experts on; empty where there is no choice.
+  virtual std::vector<ExpertKernel> expert_kernels() const { return {}; }
 };
 
 }  // namespace thermoe

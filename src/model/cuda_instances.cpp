@@ -95,13 +95,8 @@ bool CudaInstances::read(int layer, const CudaExperts& experts, const ExpertLayo
   if (same(layout, utility)) return changed;
   const std::vector<cuda::DeviceExpert> table = table_of(layer, experts, layout);
   table_ = cuda::DeviceArray<cuda::DeviceExpert>(table);
-  bf16_ = nested_ = fp8_ = false;
-  for (const cuda::DeviceExpert& expert : table) {
-    bf16_ = bf16_ || expert.form == cuda::ExpertForm::kBf16;
-    fp8_ = fp8_ || expert.form == cuda::ExpertForm::kFp8;
-    nested_ =
-        nested_ || expert.form == cuda::ExpertForm::kInt8 || expert.form == cuda::ExpertForm::kInt4;
-  }
+  forms_ = {};
+  for (const cuda::DeviceExpert& expert : table) forms_[static_cast<size_t>(expert.form)] = true;
   layout_ = layout != nullptr ? std::optional(*layout) : std::nullopt;
   error_weight_ = utility.variant_error_weight;
   built_ = true;

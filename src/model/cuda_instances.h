@@ -1,6 +1,7 @@
 // What the instances of a layer's layout run, as tables in device memory.
 #pragma once
 
+#include <array>
 #include <optional>
 
 #include "kernels/cuda/routing.h"
@@ -20,10 +21,9 @@ class CudaInstances {
             const UtilityModel& utility);
 
   int count() const { return static_cast<int>(table_.size()); }
-  // Whether some instance runs in bf16, in nested planes, in fp8.
-  bool bf16() const { return bf16_; }
-  bool nested() const { return nested_; }
-  bool fp8() const { return fp8_; }
+  // Whether some instance runs in that form.
+  bool has(cuda::ExpertForm form) const { return forms_[static_cast<size_t>(form)]; }
+  bool nested() const { return has(cuda::ExpertForm::kInt8) || has(cuda::ExpertForm::kInt4); }
   // Several instances of some expert: the router has something to choose.
   bool choice() const { return layout_.has_value() && !layout_->one_each(); }
   const cuda::DeviceExpert* table() const { return table_.data(); }
@@ -34,7 +34,8 @@ class CudaInstances {
   bool same(const ExpertLayout* layout, const UtilityModel& utility) const;
   void build_choice(const UtilityModel& utility);
 
-  bool built_ = false, bf16_ = false, nested_ = false, fp8_ = false;
+  bool built_ = false;
+  std::array<bool, kPrecisions> forms_{};
   std::optional<ExpertLayout> layout_;
   float error_weight_ = 1;
   std::vector<float> host_scale_;

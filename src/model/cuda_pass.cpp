@@ -8,7 +8,6 @@
 
 #include "kernels/cuda/plan_pack.h"
 #include "kernels/cuda/prefill_experts.h"
-#include "kernels/cuda/unpack_nested.h"
 #include "model/batch_check.h"
 #include "thermoe/error.h"
 
@@ -65,8 +64,6 @@ int attribute(cudaDeviceAttr which) {
 }
 
 }  // namespace
-
-bool has_warpgroup_products() { return attribute(cudaDevAttrComputeCapabilityMajor) == 9; }
 
 CudaCache::CudaCache(const ModelConfig& config, int sequences, int64_t max_positions)
     : layers_(config.layers),
@@ -130,8 +127,8 @@ void CudaRows::write(const TokenBatch& batch, std::span<const int32_t> wanted, i
 CudaPass::CudaPass(const ModelConfig& config, const CudaWeights& weights)
     : config_(config),
       weights_(weights),
-      multiprocessors_(attribute(cudaDevAttrMultiProcessorCount)),
-      warpgroups_(has_warpgroup_products()) {}
+      kernels_(config),
+      multiprocessors_(attribute(cudaDevAttrMultiProcessorCount)) {}
 
 bool CudaPass::reserve(int rows, int logit_rows) {
   bool moved = false;
@@ -163,20 +160,10 @@ bool CudaPass::reserve(int rows, int logit_rows) {
   return true;
 }
 
-bool CudaPass::reserve_unpacked(int rows, std::span<const CudaInstances> instances) {
-  int most = 0;
-  for (const CudaInstances& layer : instances)
-    if (layer.nested() && many(rows, layer.count())) most = std::max(most, layer.count());
-  const size_t bytes =
-      static_cast<size_t>(most) * cuda::unpacked_bytes(static_cast<int>(config_.hidden_size),
-                                                       static_cast<int>(config_.expert_inter_size));
-  if (bytes <= unpacked_.bytes()) return false;
-  size_t unused = 0, total = 0;
-  cuda::check(cudaMemGetInfo(&unused, &total), "asking for the GPU's memory");
-  if (bytes > unused) return false;
-  unpacked_ = cuda::DeviceBytes(bytes);
-  unpacked_table_ = cuda::DeviceArray<cuda::DeviceExpert>(static_cast<size_t>(most));
-  return true;
+bool CudaPass::choose_kernels(int rows, std::span<const CudaInstances> instances) {
+  const bool moved = kernels_.reserve(rows, instances);
+  chosen_ = kernels_.choose(rows, instances);
+  return moved;
 }
 
 // normed_ = norm(x_), after adding what is pending and `bias` (if there is one) to x_.
@@ -249,27 +236,6 @@ void CudaPass::score(int layer, const CudaRows& rows, float* logits, cudaStream_
               "drawing router logits");
 }
 
-// By the kernel that is made for so many tokens an expert, where it takes the precisions.
-void CudaPass::run_experts(cuda::DecodeExpertsArguments run, const CudaInstances& instances,
-                           cudaStream_t stream) {
-  if (instances.fp8() && instances.nested())
-    throw InvalidArgument("fp8 can't be mixed with int8 or int4: give other --variants");
-  const bool unpack = instances.nested() && unpacked_.bytes() > 0;
-  if (!instances.fp8() && (!many(run.tokens, run.instances) || (instances.nested() && !unpack)))
-    return cuda::check(cuda::decode_experts(run, stream), "experts");
-  if (unpack) {
-    cuda::check(cuda::unpack_experts(run.experts, run.offsets, run.instances, run.hidden, run.inter,
-                                     unpacked_table_.data(),
-                                     reinterpret_cast<uint8_t*>(unpacked_.data()), stream),
-                "unpacking planes");
-    run.experts = unpacked_table_.data();
-  }
-  const auto forms = !instances.fp8()   ? cuda::PrefillForms::kBf16
-                     : instances.bf16() ? cuda::PrefillForms::kBoth
-                                        : cuda::PrefillForms::kFp8;
-  cuda::check(cuda::prefill_experts(run, forms, stream), "experts");
-}
-
 void CudaPass::experts(int layer, const CudaRows& batch, const CudaPlans& plans,
                        const CudaInstances& instances, const RouteLayer& route,
                        cudaStream_t stream) {
@@ -303,7 +269,7 @@ void CudaPass::experts(int layer, const CudaRows& batch, const CudaPlans& plans,
     run.offsets = one_offsets_.data();
     run.packed = one_packed_.data();
   }
-  run_experts(run, instances, stream);
+  kernels_.run(chosen_[static_cast<size_t>(layer)], run, instances, stream);
   pending_ = true;
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/cuda/dense_product.h"
 #include "kernels/cuda/synthetic.h"
 #include "kernels/cuda/token_ops.h"
+#include "model/cuda_expert_kernels.h"
 #include "model/cuda_instances.h"
 #include "model/cuda_plans.h"
 #include "model/cuda_weights.h"
@@ -53,9 +54,6 @@ class CudaRows {
   cuda::DeviceArray<cuda::AttentionUnit> unit;
 };
 
-// Whether the current device has sm_90a's, which fp8 needs.
-bool has_warpgroup_products();
-
 // Makes the layer's plan, of its logits in `plans`. Returns the slots of a token in it.
 using RouteLayer = std::function<int(int layer)>;
 
@@ -66,9 +64,11 @@ class CudaPass {
   static constexpr int kMostRows = 16384;
   // Room for so many rows, and logits of so many of them; true where buffers moved.
   bool reserve(int rows, int logit_rows);
-  // Room for the planes of a layer in bf16, where so many rows would multiply them; without it (no
-  // memory is left) they run on the decode kernel. True where it moved.
-  bool reserve_unpacked(int rows, std::span<const CudaInstances> instances);
+  // Chooses a kernel for each layer's experts in passes of so many rows from now on, and makes room
+  // for it; true where a buffer moved.
+  bool choose_kernels(int rows, std::span<const CudaInstances> instances);
+  const std::vector<ExpertKernel>& chosen() const { return chosen_; }
+  CudaExpertKernels& kernels() { return kernels_; }
   // Slots of a token that a plan may have: for more than the model's own, which policies on the
   // host may use, only small batches leave the memory.
   int slots() const {
@@ -84,16 +84,9 @@ class CudaPass {
 
  private:
   static constexpr int kManySlotsRows = 2048;
-  // Pairs an instance from which on the prefill kernel is the faster (docs/gpu-kernels.md).
-  static constexpr int kManyTokens = 24;
   void attention(int layer, const CudaRows& rows, const CudaCache& cache, cudaStream_t stream);
   void experts(int layer, const CudaRows& rows, const CudaPlans& plans,
                const CudaInstances& instances, const RouteLayer& route, cudaStream_t stream);
-  void run_experts(cuda::DecodeExpertsArguments run, const CudaInstances& instances,
-                   cudaStream_t stream);
-  bool many(int rows, int instances) const {
-    return warpgroups_ && rows * config_.top_k > kManyTokens * instances;
-  }
   void score(int layer, const CudaRows& rows, float* logits, cudaStream_t stream);
   void normalise(const CudaFloats& weight, const CudaFloats* bias, const int32_t* from, int rows,
                  bool fragments, cudaStream_t stream);
@@ -101,15 +94,14 @@ class CudaPass {
   const ModelConfig& config_;
   const CudaWeights& weights_;
   cuda::DenseProducts products_;
+  CudaExpertKernels kernels_;
+  std::vector<ExpertKernel> chosen_;  // [layers]
   int rows_ = 0, logit_rows_ = 0, multiprocessors_ = 0;
-  bool warpgroups_ = false;
   cuda::RecordedLogits recorded_;  // of a synthetic model
   bool pending_ = false;           // ffn_ is still to be added to x_
   CudaFloats x_, logits_;
   CudaBf16 normed_, fragments_, projected_, queries_, attended_, ffn_;
-  cuda::DeviceBytes workspace_;  // of the experts
-  cuda::DeviceBytes unpacked_;   // planes as bf16, of the layer at hand
-  cuda::DeviceArray<cuda::DeviceExpert> unpacked_table_;
+  cuda::DeviceBytes workspace_;                                // of the experts
   cuda::DeviceArray<int32_t> one_, one_offsets_, one_packed_;  // the plan of a dense layer
   CudaFloats one_weights_;
 };

@@ -64,8 +64,9 @@ class Graph {
   cudaGraphExec_t executable_ = nullptr;
 };
 
-// What a captured step has fixed: batch, cache, mode, and how it samples.
-using GraphKey = std::tuple<int, uint64_t, cuda::RoutingMode, float, double, uint64_t>;
+// What a captured step has fixed: batch, cache, mode, how it samples, and each layer's kernel.
+using GraphKey = std::tuple<int, uint64_t, cuda::RoutingMode, float, double, uint64_t,
+                            std::vector<ExpertKernel>>;
 
 class CudaTransformer : public LanguageModel {
  public:
@@ -87,6 +88,10 @@ class CudaTransformer : public LanguageModel {
   std::unique_ptr<SequenceCache> make_cache(int sequences, int64_t max_positions) const override {
     return std::make_unique<CudaCache>(config_, sequences, max_positions);
   }
+  void set_expert_kernels(std::shared_ptr<const ExpertKernelChooser> chooser) override {
+    pass_.kernels().set_chooser(std::move(chooser));
+  }
+  std::vector<ExpertKernel> expert_kernels() const override { return pass_.chosen(); }
   void forward(const TokenBatch& batch, const RoutingContext& routing, SequenceCache& cache,
                std::span<const int32_t> logit_rows, Matrix logits) override;
   void decode(const DecodeRequest& request, const RoutingContext& routing, SequenceCache& cache,
@@ -146,7 +151,7 @@ void CudaTransformer::prepare(int rows, int groups, int logit_rows, const Routin
                                     laid_out ? &routing.layouts[layer] : nullptr, policy.utility);
     instances = std::max(instances, instances_[layer].count());
   }
-  moved |= pass_.reserve_unpacked(rows, instances_);
+  moved |= pass_.choose_kernels(rows, instances_);
   if (!plans_.fits(rows, groups, pass_.slots(), instances)) {
     const int most_rows = std::max(rows, plans_.rows());
     const int most_groups = std::max(groups, plans_.groups());
@@ -237,7 +242,7 @@ Graph& CudaTransformer::step_graph(const DecodeRequest& request, const CudaPolic
   const int batch = static_cast<int>(request.tokens.size());
   const RouteLayer route = on_device(policy, groups);  // before the look: it may drop graphs
   const GraphKey key(batch, cache.number(), policy.mode, policy.utility.power,
-                     request.sampling.temperature, request.sampling.seed);
+                     request.sampling.temperature, request.sampling.seed, pass_.chosen());
   if (const auto known = graphs_.find(key); known != graphs_.end()) return known->second;
   if (graphs_.size() >= kMostGraphs) graphs_.clear();  // of caches that are long gone, most likely
   const cudaStream_t stream = stream_.stream;
