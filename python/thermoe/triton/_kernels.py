@@ -4,6 +4,8 @@ import importlib.util
 import pathlib
 import sys
 
+from . import _interpreter
+
 NAME = "thermoe.triton.kernels"
 
 
@@ -24,4 +26,5 @@ def load() -> None:
     raise ImportError(f"the Triton kernels are neither in {folders[0]} nor in {folders[1]}")
 
 
+_interpreter.repair()
 load()

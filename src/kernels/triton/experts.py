@@ -116,7 +116,7 @@ def multiply(experts, instance, weight: tl.constexpr, x, row, first_unit, units,
                                BLOCK_M, UNITS, COLUMNS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "k", "instances"])
 def gate_up(experts, x, offsets, packed, inner, pairs, k, hidden, inter, instances, FORM: tl.constexpr,
             I_BOUND: tl.constexpr, BLOCK_M: tl.constexpr, UNITS: tl.constexpr, COLUMNS: tl.constexpr):
     """inner [pairs, inter] of x [T, hidden], both bf16 in fragment order; rows of inner are packed pairs.
@@ -143,7 +143,7 @@ def gate_up(experts, x, offsets, packed, inner, pairs, k, hidden, inter, instanc
     tl.store(to, f32_to_bf16(tl.trans(value)), mask=(place < end)[:, None] & (column < inter)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "instances"])
 def down(experts, inner, offsets, packed, part, pairs, hidden, inter, instances, FORM: tl.constexpr,
          I_BOUND: tl.constexpr, BLOCK_M: tl.constexpr, UNITS: tl.constexpr, COLUMNS: tl.constexpr):
     """part [pairs, hidden] bf16, rows in the plan's order token * k + slot: unused pairs' are not written.
@@ -168,7 +168,7 @@ def down(experts, inner, offsets, packed, part, pairs, hidden, inter, instances,
     tl.store(to, f32_to_bf16(tl.trans(value)), mask=(place < end)[:, None] & (column < hidden)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def combine(part, plan_instances, plan_weights, out, k, hidden, COLUMNS: tl.constexpr):
     """out [T, hidden] bf16 of part [T, k, hidden]. plan_instances [T, k], unused slots -1; plan_weights [T, k].
 

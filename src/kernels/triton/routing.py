@@ -187,7 +187,7 @@ def values_of(own, score, i, e, there, mass, k, power_halves, flags, slope, marg
     return tl.where(there, worth - price, NEVER)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row_stride", "experts", "count", "k", "gate", "power_halves", "flags"])
 def route_tokens(scores, bias, first, expert, slope, marginal, scale, kept_best, kept_instance, ids, instances, weights,
                  changed, bad, row_stride, experts, count, k, gate, power_halves, flags, PRICED: tl.constexpr,
                  BOUND: tl.constexpr):
@@ -238,7 +238,7 @@ def route_tokens(scores, bias, first, expert, slope, marginal, scale, kept_best,
     tl.store(changed + token, (tl.sum(tl.sum(same.to(tl.int32), 1), 0) < k).to(tl.uint8))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "instances"])
 def pack_plan(plan_instances, offsets, packed, pairs, instances, BLOCK: tl.constexpr):
     """offsets [I + 1] and packed [offsets[I]] of plan_instances [pairs], as thermoe::pack: the pairs of each instance by
     rising number; what is no instance (-1) is none. Grid: (I,). Reads all pairs twice, from the L2 cache."""
@@ -263,7 +263,7 @@ def pack_plan(plan_instances, offsets, packed, pairs, instances, BLOCK: tl.const
         place += tl.sum(ours.to(tl.int32), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "experts", "count", "flags"])
 def route_report(bad, changed, offsets, first, report, tokens, experts, count, flags, BLOCK: tl.constexpr):
     """report: GpuRoutingReport of bad and changed [T], offsets [I + 1] and, with flag LAYOUT, first [E + 1], as 12
     int32 words. Grid: (1,). BLOCK >= I."""
