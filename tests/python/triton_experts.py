@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from nested_planes import BLOCK, unpack_plane, unpack_scales
 from thermoe import triton as tt
+from triton.runtime import interpreter
+
+# Every sum of integers is made twice to find overflows: 2.5 times as long. The cases ran with it, too.
+object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
 
 RATIO = 12.0
 
