@@ -142,8 +142,23 @@ def test_priced(case):
     expect_plan(plan, scores, k, chosen, instances, case % 7 != 0)
 
 
+def test_outsiders_stay_just_below_the_own_top_k():
+    """A scale makes expert 1 worth 6.7 where the token's own is worth 1: it is capped to 0.9977."""
+    scores, scale = np.array([[0.6, 0.4]], np.float32), np.array([1, 10], np.float32)
+    instances = Instances(np.random.default_rng(1), 2, False)
+    for slope, want in ((0.002, 0), (0.0025, 1), (0.005, 1)):
+        prices = np.array([slope, 0], np.float32)
+        plan = tt.route(torch.from_numpy(scores), 1, priced=True, slope=torch.from_numpy(prices), utility_power=1.0,
+                        utility_scale=torch.from_numpy(scale))  # fmt: skip
+        assert plan.ids.tolist() == [[want]]
+        price = np.floor(prices.astype(np.float64) * GRID) / GRID
+        chosen = [best_at_prices(scores[0], 1, instances, price, 1.0, scale)]
+        expect_plan(plan, scores, 1, chosen, instances, True)
+
+
 @pytest.mark.parametrize(
-    "gate, biased, half", [("softmax", False, False), ("softmax", True, True), ("sigmoid", True, False), ("sigmoid", False, True)]
+    "gate, biased, half",
+    [("softmax", False, False), ("softmax", True, True), ("sigmoid", True, False), ("sigmoid", False, True)],
 )
 def test_gates(gate, biased, half):
     tolerance = 2e-6
@@ -157,7 +172,7 @@ def test_gates(gate, biased, half):
             values /= values.sum(1, keepdims=True)
         else:
             values = 1 / (1 + np.exp(-values))
-        bias = 0.05 * ((np.arange(experts) * 7) % 13 - 6).astype(np.float32) if biased else np.zeros(experts, np.float32)
+        bias = (biased * 0.05 * ((np.arange(experts) * 7) % 13 - 6)).astype(np.float32)
         k, renormalize = min(experts, 6), experts != 60
         plan = tt.route(logits, k, gate=gate, bias=torch.from_numpy(bias) if biased else None, renormalize=renormalize,
                         priced=priced)  # fmt: skip

@@ -49,7 +49,8 @@ def test_an_instance_without_tokens_is_not_written():
     experts = [random_expert(random, "int4", 32, 32)[0] for _ in range(2)]
     torch.use_deterministic_algorithms(True)  # with which torch.empty() fills uint8 with 255
     try:
-        unpacked = tt.dequantize_and_unpack(tt.expert_table(experts, 32, 32), torch.tensor([0, 0, 1], dtype=torch.int32))
+        table = tt.expert_table(experts, 32, 32)
+        unpacked = tt.dequantize_and_unpack(table, torch.tensor([0, 0, 1], dtype=torch.int32))
     finally:
         torch.use_deterministic_algorithms(False)
     for weight in (unpacked.experts[0].gate_up, unpacked.experts[0].down):

@@ -18,7 +18,8 @@ def repair() -> None:
 
     if getattr(interpreter._patch_lang, "repaired", False):
         return
-    patch_tensor, patch_lang, run = interpreter._patch_lang_tensor, interpreter._patch_lang, interpreter.GridExecutor.__call__
+    patch_tensor, patch_lang = interpreter._patch_lang_tensor, interpreter._patch_lang
+    run = interpreter.GridExecutor.__call__
     prepared = set()  # kinds of modules, in this launch
 
     def repaired_tensor(tensor, scope) -> None:

@@ -50,13 +50,14 @@ def check_report(plan: Plan) -> None:
         return
     if expert < 0:
         raise ValueError(f"all scores of token {token} are zero: nothing says where it should go")
-    raise ValueError(f"score of token {token}, expert {expert} is not finite or negative; look for damaged weights or an "
-                     "overflow before the router")
+    raise ValueError(f"score of token {token}, expert {expert} is not finite or negative; look for damaged weights or "
+                     "an overflow before the router")
 
 
 def _optional(values: dict, device: torch.device) -> tuple[dict, int]:
-    """Pointers, a placeholder where there is none, and the flags of those that are there. values: name to (tensor or
-    None, dtype, size, flag)."""
+    """Pointers, a placeholder where there is none, and the flags of those that are there.
+
+    values: name to (tensor or None, dtype, size, flag)."""
     pointers, flags = {}, 0
     for name, (value, dtype, size, flag) in values.items():
         if value is None:
@@ -135,8 +136,8 @@ def route(scores: torch.Tensor, k: int, *, gate: str = "none", renormalize: bool
 
 
 def pack_plan(instances: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(offsets [count + 1], packed [pairs]) int32 of instances [T, k] int32, unused slots -1: the pairs of each instance
-    by rising number, the first offsets[count] of packed used."""
+    """(offsets [count + 1], packed [pairs]) int32 of instances [T, k] int32, unused slots -1: the pairs of each
+    instance by rising number, the first offsets[count] of packed used."""
     _checks.tensor(instances, "instances", [torch.int32], (None, None))
     _checks.within(count, "the number of instances", 1, MOST_INSTANCES)
     pairs = instances.numel()
