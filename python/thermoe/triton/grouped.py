@@ -9,8 +9,6 @@ from .kernels import specialisations, unpack
 from .planning import Plan
 from .tables import FORMS, WORDS, Expert, ExpertTable, Weight
 
-MOST_TOKENS = 2**16 - 1  # combine's grid
-
 
 def choose_block_m(pairs: int, instances: int) -> int:
     """Pairs a program: by the pairs an instance has on average, so that a tile is neither mostly empty nor reads its
@@ -63,7 +61,7 @@ def grouped_experts(table: ExpertTable, x: torch.Tensor, plan: Plan, *, block_m:
     device = table.words.device
     _checks.tensor(x, "x", [torch.bfloat16], (None, table.hidden), device)
     tokens = x.shape[0]
-    _checks.within(tokens, "the number of tokens", 1, MOST_TOKENS)
+    _checks.within(tokens, "the number of tokens", 1, (2**31 - 1) // 16)
     _check_plan(plan, tokens, table.instances, device)
     if out is None:
         out = torch.empty_like(x)
@@ -85,7 +83,7 @@ def grouped_experts(table: ExpertTable, x: torch.Tensor, plan: Plan, *, block_m:
                      table.instances)
         _launch(kernels.down, arguments, form, block_m, table.hidden // 2, plan, table.instances, device)
     columns = specialisations.COMBINE_COLUMNS
-    grid = (triton.cdiv(table.hidden, columns), tokens)
+    grid = (tokens, triton.cdiv(table.hidden, columns))
     kernels.combine[grid](part, plan.instances, plan.weights, out, k, table.hidden, COLUMNS=columns, num_warps=4)
     return out
 

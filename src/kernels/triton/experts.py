@@ -172,9 +172,9 @@ def down(experts, inner, offsets, packed, part, pairs, hidden, inter, instances,
 def combine(part, plan_instances, plan_weights, out, k, hidden, COLUMNS: tl.constexpr):
     """out [T, hidden] bf16 of part [T, k, hidden]. plan_instances [T, k], unused slots -1; plan_weights [T, k].
 
-    Grid: (ceil(hidden / COLUMNS), T)."""
-    token = tl.program_id(1).to(tl.int64)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    Grid: (T, ceil(hidden / COLUMNS))."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     there = column < hidden
     sum = tl.zeros((COLUMNS,), tl.float32)
     for slot in range(k):
