@@ -88,7 +88,8 @@ def test_packed_bf16_weights_are_read_back():
 
 def test_fragment_order():
     x = torch.arange(64).reshape(1, 64)
-    order = [16 * tile + 8 * half + 2 * t + odd for t in range(4) for tile in range(2) for half in range(2) for odd in range(2)]
+    pairs = [16 * tile + 8 * half + 2 * t for t in range(4) for tile in range(2) for half in range(2)]
+    order = [column + odd for column in pairs for odd in range(2)]
     assert tt.to_fragment_order(x)[0].tolist() == order + [32 + c for c in order]
 
 

@@ -7,7 +7,7 @@ from thermoe import triton as tt
 from thermoe.triton.kernels import specialisations
 from triton_experts import host_pack
 
-GRID = 2.0**32  # steps of a unit of utility, include of routing/grid.h
+GRID = 2.0**32  # steps of a unit of utility, src/routing/grid.h
 
 
 def on_grid(value):
@@ -99,16 +99,15 @@ def expect_plan(plan, scores, k, chosen, instances, renormalize):
     assert plan.report.tolist() == distinct + [0] * 7
 
 
-@pytest.mark.parametrize("experts, k", [(1, 1), (3, 2), (8, 8), (60, 4), (128, 8), (200, 7), (512, 16)])
-@pytest.mark.parametrize("levels", [None, 6])
-def test_top_k(experts, k, levels):
+@pytest.mark.parametrize("experts, k", [(1, 1), (3, 2), (8, 8), (60, 4), (128, 8), (150, 7), (512, 16)])
+def test_top_k(experts, k):
     random = np.random.default_rng(experts + k)
-    scores = softmax_scores(random, 5, experts, levels)
     instances = Instances(random, experts, False)
-    for renormalize in (True, False):
-        plan = tt.route(torch.from_numpy(scores), k, renormalize=renormalize)
-        chosen = [(top_k(row, k), top_k(row, k)) for row in scores]
-        expect_plan(plan, scores, k, chosen, instances, renormalize)
+    renormalize = experts != 60
+    scores = np.concatenate([softmax_scores(random, 2, experts), softmax_scores(random, 3, experts, 6)])
+    plan = tt.route(torch.from_numpy(scores), k, renormalize=renormalize)
+    chosen = [(top_k(row, k), top_k(row, k)) for row in scores]
+    expect_plan(plan, scores, k, chosen, instances, renormalize)
 
 
 def test_top_k_of_a_layout_takes_first_instances():
@@ -119,14 +118,14 @@ def test_top_k_of_a_layout_takes_first_instances():
     expect_plan(plan, scores, 3, [(instances.first[top_k(r, 3)], top_k(r, 3)) for r in scores], instances, True)
 
 
-@pytest.mark.parametrize("case", range(24))
+@pytest.mark.parametrize("case", range(20))
 def test_priced(case):
     random = np.random.default_rng(case)
-    experts = int(random.choice([3, 9, 40, 100, 130]))
+    experts = int(random.choice([3, 9, 20, 40, 65]) if case else 130)
     k = int(random.integers(1, min(experts, 8) + 1))
     laid_out = case % 2 == 1
     instances = Instances(random, experts, laid_out)
-    scores = softmax_scores(random, 4, experts, 8 if case % 3 == 0 else None)
+    scores = softmax_scores(random, 3, experts, 8 if case % 3 == 0 else None)
     power = (1.0, 1.5, 2.0)[case % 3]
     scale = random.uniform(0.5, 2, experts).astype(np.float32) if case % 4 == 3 else None
     slope = (random.uniform(0, 0.3, instances.count) * random.integers(0, 2, instances.count)).astype(np.float32)
@@ -143,14 +142,29 @@ def test_priced(case):
     expect_plan(plan, scores, k, chosen, instances, case % 7 != 0)
 
 
-@pytest.mark.parametrize("gate", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("half", [False, True])
+def test_outsiders_stay_just_below_the_own_top_k():
+    """A scale makes expert 1 worth 6.7 where the token's own is worth 1: it is capped to 0.9977."""
+    scores, scale = np.array([[0.6, 0.4]], np.float32), np.array([1, 10], np.float32)
+    instances = Instances(np.random.default_rng(1), 2, False)
+    for slope, want in ((0.002, 0), (0.0025, 1), (0.005, 1)):
+        prices = np.array([slope, 0], np.float32)
+        plan = tt.route(torch.from_numpy(scores), 1, priced=True, slope=torch.from_numpy(prices), utility_power=1.0,
+                        utility_scale=torch.from_numpy(scale))  # fmt: skip
+        assert plan.ids.tolist() == [[want]]
+        price = np.floor(prices.astype(np.float64) * GRID) / GRID
+        chosen = [best_at_prices(scores[0], 1, instances, price, 1.0, scale)]
+        expect_plan(plan, scores, 1, chosen, instances, True)
+
+
+@pytest.mark.parametrize(
+    "gate, biased, half",
+    [("softmax", False, False), ("softmax", True, True), ("sigmoid", True, False), ("sigmoid", False, True)],
+)
 def test_gates(gate, biased, half):
     tolerance = 2e-6
     random = np.random.default_rng(11)
-    for experts, priced in ((8, False), (60, True), (300, False)):
-        logits = torch.from_numpy(random.normal(0, 1.5, (6, experts + 3)).astype(np.float32))
+    for experts, priced in ((8, False), (60, True), (35, False)):
+        logits = torch.from_numpy(random.normal(0, 1.5, (4, experts + 3)).astype(np.float32))
         logits = (logits.bfloat16() if half else logits)[:, :experts]  # rows stand apart
         values = logits.double().numpy()
         if gate == "softmax":
@@ -158,12 +172,12 @@ def test_gates(gate, biased, half):
             values /= values.sum(1, keepdims=True)
         else:
             values = 1 / (1 + np.exp(-values))
-        bias = 0.05 * ((np.arange(experts) * 7) % 13 - 6).astype(np.float32) if biased else np.zeros(experts, np.float32)
+        bias = (biased * 0.05 * ((np.arange(experts) * 7) % 13 - 6)).astype(np.float32)
         k, renormalize = min(experts, 6), experts != 60
         plan = tt.route(logits, k, gate=gate, bias=torch.from_numpy(bias) if biased else None, renormalize=renormalize,
                         priced=priced)  # fmt: skip
         assert plan.report.tolist()[:3] == [-1, -1, 0]
-        for t in range(6):
+        for t in range(4):
             ids = plan.ids[t].numpy()
             selection = values[t] + bias
             assert len(set(ids)) == k
@@ -176,13 +190,13 @@ def test_gates(gate, biased, half):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("priced", [False, True])
 def test_bad_logits_are_named(value, priced):
-    logits = np.random.default_rng(1).normal(0, 1, (9, 100)).astype(np.float32)
-    logits[6, 77] = logits[6, 99] = logits[7, 5] = value
+    logits = np.random.default_rng(1).normal(0, 1, (5, 40)).astype(np.float32)
+    logits[3, 27] = logits[3, 39] = logits[4, 5] = value
     logits[2, 3] = -np.inf  # a score of zero
     plan = tt.route(torch.from_numpy(logits), 8, gate="softmax", priced=priced, check=False)
-    assert plan.report.tolist()[:2] == [6, 77]
-    assert plan.offsets[-1] == 9 * 8
-    with pytest.raises(ValueError, match="token 6, expert 77"):
+    assert plan.report.tolist()[:2] == [3, 27]
+    assert plan.offsets[-1] == 5 * 8
+    with pytest.raises(ValueError, match="token 3, expert 27"):
         tt.check_report(plan)
 
 
@@ -199,8 +213,8 @@ def test_bad_scores_are_named():
         tt.route(minus_infinite, 2, gate="softmax")
 
 
-@pytest.mark.parametrize("count", [1, 3, 70])
-@pytest.mark.parametrize("pairs", [1, 31, 33, 2500])
+@pytest.mark.parametrize("count", [1, 3, 40])
+@pytest.mark.parametrize("pairs", [1, 33, 2500])
 def test_packing(count, pairs):
     random = np.random.default_rng(pairs)
     instances = random.integers(-1, count, (pairs, 1)).astype(np.int32)

@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from nested_planes import BLOCK, unpack_plane, unpack_scales
 from thermoe import triton as tt
+from triton.runtime import interpreter
+
+# Every sum of integers is made twice to find overflows: 2.5 times as long. The cases ran with it, too.
+object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
 
 RATIO = 12.0
 
@@ -37,9 +41,8 @@ def random_plane_weight(random, rows, columns, base):
     """Random bytes are random planes; scales between 1/2 and 8 of both signs."""
     shape = (-(-rows // BLOCK), columns // BLOCK)
     planes = [random.integers(0, 256, (*shape, 512), np.uint8) for _ in range(2)]
-    codes = random.integers(0x20, 0x60, (*shape, 32)).astype(np.uint8) | (random.integers(0, 2, (*shape, 32)) * 128).astype(
-        np.uint8
-    )
+    codes = random.integers(0x20, 0x60, (*shape, 32)) | random.integers(0, 2, (*shape, 32)) * 128
+    codes = codes.astype(np.uint8)
     return tt.Weight(*(torch.from_numpy(a) for a in (*planes, codes)), base, RATIO)
 
 
@@ -52,8 +55,8 @@ def read_planes(weight, both):
 
 
 def read_blocks(weight, rows, columns):
-    """bf16 blocks [tiles, groups, 512]: byte by byte as src/kernels/cuda/decode_experts.h and decode_tile.cuh say. rows:
-    of both halves together, tile by tile."""
+    """bf16 blocks [tiles, groups, 512], as decode_experts.h and decode_tile.cuh in src/kernels/cuda have them. rows: of
+    both halves together, tile by tile."""
     out = np.empty((rows, columns), np.float64)
     halves = [t.view(torch.bfloat16).double().numpy() for t in (weight.data, weight.lo)]
     for row in range(16):

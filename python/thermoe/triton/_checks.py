@@ -19,7 +19,9 @@ def tensor(value: torch.Tensor, name: str, dtypes, shape: tuple, device: torch.d
     if device is not None and value.device != device:
         raise ValueError(f"{name} is on {value.device}, other arguments on {device}")
     if not value.is_cuda and not triton.knobs.runtime.interpret:
-        raise ValueError(f"{name} is on {value.device}: move it to a GPU, or set TRITON_INTERPRET=1 before triton is imported")
+        raise ValueError(
+            f"{name} is on {value.device}: move it to a GPU, or set TRITON_INTERPRET=1 before triton is imported"
+        )
 
 
 def within(value: int, name: str, least: int, most: int) -> None:

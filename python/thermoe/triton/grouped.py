@@ -61,7 +61,7 @@ def grouped_experts(table: ExpertTable, x: torch.Tensor, plan: Plan, *, block_m:
     device = table.words.device
     _checks.tensor(x, "x", [torch.bfloat16], (None, table.hidden), device)
     tokens = x.shape[0]
-    _checks.within(tokens, "the number of tokens", 1, 2**31 // max(table.hidden, table.inter) - 1)
+    _checks.within(tokens, "the number of tokens", 1, (2**31 - 1) // 16)
     _check_plan(plan, tokens, table.instances, device)
     if out is None:
         out = torch.empty_like(x)
@@ -75,13 +75,15 @@ def grouped_experts(table: ExpertTable, x: torch.Tensor, plan: Plan, *, block_m:
     inner = torch.empty((pairs, table.inter), dtype=torch.bfloat16, device=device)
     part = torch.empty((pairs, table.hidden), dtype=torch.bfloat16, device=device)
     for form in sorted(table.forms):
-        arguments = (table.words, x, plan.offsets, plan.packed, inner, pairs, k, table.hidden, table.inter, table.instances)
+        arguments = (table.words, x, plan.offsets, plan.packed, inner, pairs, k, table.hidden, table.inter,
+                     table.instances)
         _launch(kernels.gate_up, arguments, form, block_m, table.inter, plan, table.instances, device)
     for form in sorted(table.forms):
-        arguments = (table.words, inner, plan.offsets, plan.packed, part, pairs, table.hidden, table.inter, table.instances)
+        arguments = (table.words, inner, plan.offsets, plan.packed, part, pairs, table.hidden, table.inter,
+                     table.instances)
         _launch(kernels.down, arguments, form, block_m, table.hidden // 2, plan, table.instances, device)
     columns = specialisations.COMBINE_COLUMNS
-    grid = (triton.cdiv(table.hidden, columns), tokens)
+    grid = (tokens, triton.cdiv(table.hidden, columns))
     kernels.combine[grid](part, plan.instances, plan.weights, out, k, table.hidden, COLUMNS=columns, num_warps=4)
     return out
 

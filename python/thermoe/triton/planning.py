@@ -50,13 +50,14 @@ def check_report(plan: Plan) -> None:
         return
     if expert < 0:
         raise ValueError(f"all scores of token {token} are zero: nothing says where it should go")
-    raise ValueError(f"score of token {token}, expert {expert} is not finite or negative; look for damaged weights or an "
-                     "overflow before the router")
+    raise ValueError(f"score of token {token}, expert {expert} is not finite or negative; look for damaged weights or "
+                     "an overflow before the router")
 
 
 def _optional(values: dict, device: torch.device) -> tuple[dict, int]:
-    """Pointers, a placeholder where there is none, and the flags of those that are there. values: name to (tensor or
-    None, dtype, size, flag)."""
+    """Pointers, a placeholder where there is none, and the flags of those that are there.
+
+    values: name to (tensor or None, dtype, size, flag)."""
     pointers, flags = {}, 0
     for name, (value, dtype, size, flag) in values.items():
         if value is None:
@@ -66,6 +67,22 @@ def _optional(values: dict, device: torch.device) -> tuple[dict, int]:
             flags |= flag
         pointers[name] = value
     return pointers, flags
+
+
+def _check_route(scores: torch.Tensor, k: int, gate: str, layout: Layout | None, utility_power: float) -> None:
+    if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or scores.stride(1) != 1:
+        raise ValueError("scores have to be a tensor [T, E] with contiguous rows")
+    _checks.tensor(scores[:1], "scores", [torch.float32, torch.bfloat16], (1, None))
+    tokens, experts = scores.shape
+    _checks.within(tokens, "the number of tokens", 1, MOST_TOKENS)
+    _checks.within(experts, "the number of experts", 1, MOST_EXPERTS)
+    if layout is not None:
+        _checks.within(layout.count, "the number of instances", experts, MOST_INSTANCES)
+    _checks.within(k, "k", 1, min(experts, MOST_SLOTS))
+    if gate not in GATES:
+        raise ValueError(f'gate is "{gate}": known are {", ".join(GATES)}')
+    if utility_power not in (1.0, 1.5, 2.0):
+        raise ValueError(f"utility_power is {utility_power}: it has to be 1, 1.5 or 2")
 
 
 def route(scores: torch.Tensor, k: int, *, gate: str = "none", renormalize: bool = True,
@@ -82,22 +99,12 @@ def route(scores: torch.Tensor, k: int, *, gate: str = "none", renormalize: bool
     ValueError where shapes, types or devices are wrong and, with `check` (which waits for the device), where a score is
     NaN, infinite or (gate none) negative, or all of a token are zero.
     """
-    if not isinstance(scores, torch.Tensor) or scores.dim() != 2 or scores.stride(1) != 1:
-        raise ValueError("scores have to be a tensor [T, E] with contiguous rows")
-    _checks.tensor(scores[:1], "scores", [torch.float32, torch.bfloat16], (1, None))
+    _check_route(scores, k, gate, layout, utility_power)
+    if not priced and any(t is not None for t in (slope, marginal)):
+        raise ValueError("prices are read with priced=True only")
     tokens, experts = scores.shape
     device = scores.device
     count = experts if layout is None else layout.count
-    _checks.within(tokens, "the number of tokens", 1, MOST_TOKENS)
-    _checks.within(experts, "the number of experts", 1, MOST_EXPERTS)
-    _checks.within(count, "the number of instances", experts, MOST_INSTANCES)
-    _checks.within(k, "k", 1, min(experts, MOST_SLOTS))
-    if gate not in GATES:
-        raise ValueError(f'gate is "{gate}": known are {", ".join(GATES)}')
-    if utility_power not in (1.0, 1.5, 2.0):
-        raise ValueError(f"utility_power is {utility_power}: it has to be 1, 1.5 or 2")
-    if not priced and any(t is not None for t in (slope, marginal)):
-        raise ValueError("prices are read with priced=True only")
     first, expert, best, part = (None,) * 4 if layout is None else (
         layout.first, layout.expert, layout.kept_best, layout.kept_instance)
     pointers, flags = _optional({
@@ -135,8 +142,8 @@ def route(scores: torch.Tensor, k: int, *, gate: str = "none", renormalize: bool
 
 
 def pack_plan(instances: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(offsets [count + 1], packed [pairs]) int32 of instances [T, k] int32, unused slots -1: the pairs of each instance
-    by rising number, the first offsets[count] of packed used."""
+    """(offsets [count + 1], packed [pairs]) int32 of instances [T, k] int32, unused slots -1: the pairs of each
+    instance by rising number, the first offsets[count] of packed used."""
     _checks.tensor(instances, "instances", [torch.int32], (None, None))
     _checks.within(count, "the number of instances", 1, MOST_INSTANCES)
     pairs = instances.numel()

@@ -123,6 +123,7 @@ def expert_table(experts: list[Expert], hidden: int, inter: int) -> ExpertTable:
     _checks.within(len(experts), "the number of experts", 1, MOST_INSTANCES)
     _checks.multiple_of_32(hidden, "hidden")
     _checks.multiple_of_32(inter, "inter")
+    _checks.within(hidden * inter, "hidden * inter", 1, 2**30 - 1)
     rows = []
     device = experts[0].gate_up.data.device
     for i, expert in enumerate(experts):

@@ -49,7 +49,7 @@ def multiply_blocks(experts, instance, weight: tl.constexpr, x, row, unit, group
     offsets = block_offsets(unit, groups, COLUMNS)
     upper = pointer_of(experts, instance, weight, tl.bfloat16) + offsets
     lower = pointer_of(experts, instance, weight + 1, tl.bfloat16) + offsets
-    rows = x + row[:, None] * (groups * 32) + column[None, :]
+    rows = x + row.to(tl.int64)[:, None] * (groups * 32) + column[None, :]
     first = tl.zeros((UNITS, BLOCK_M), tl.float32)
     second = tl.zeros((UNITS, BLOCK_M), tl.float32)
     for group in range(0, groups, COLUMNS // 32):
@@ -81,7 +81,7 @@ def multiply_planes(experts, instance, weight: tl.constexpr, x, row, first_unit,
     codes = pointer_of(experts, instance, weight + 2, tl.int32)
     codes += (block * groups * 8 + out % 8)[:, None] + group_of[None, :] * 8
     column = tl.arange(0, COLUMNS)
-    rows = x + row[:, None] * (groups * 32) + fragment_position(column)[None, :]
+    rows = x + row.to(tl.int64)[:, None] * (groups * 32) + fragment_position(column)[None, :]
     sum = tl.zeros((2 * UNITS, BLOCK_M), tl.float32)
     fine = tl.zeros((2 * UNITS, BLOCK_M), tl.float32)
     for group in range(0, groups, COLUMNS // 32):
@@ -122,8 +122,8 @@ def gate_up(experts, x, offsets, packed, inner, pairs, k, hidden, inter, instanc
     """inner [pairs, inter] of x [T, hidden], both bf16 in fragment order; rows of inner are packed pairs.
 
     experts: DeviceExpert [I]; offsets [I + 1]; packed [offsets[I]]; pairs = T k. Grid: grid_programs(pairs,
-    instances, inter, BLOCK_M, UNITS). I <= I_BOUND; hidden and inter multiples of 32, products of either with T or
-    with each other below 2^31."""
+    instances, inter, BLOCK_M, UNITS). I <= I_BOUND; hidden and inter multiples of 32, their product below 2^30; pairs
+    below 2^31."""
     slot, first_unit = program_place(pairs, instances, inter, BLOCK_M, UNITS)
     instance, begin, end = tile_of(slot, offsets, instances, pairs, BLOCK_M, I_BOUND)
     if begin >= end:
@@ -139,7 +139,7 @@ def gate_up(experts, x, offsets, packed, inner, pairs, k, hidden, inter, instanc
     value = tl.reshape(value, (UNITS // 32, 2, 2, 4, 2, BLOCK_M))
     value = tl.reshape(tl.permute(value, (0, 3, 1, 2, 4, 5)), (UNITS, BLOCK_M))
     column = first_unit + tl.arange(0, UNITS)
-    to = inner + place[:, None] * inter + column[None, :]
+    to = inner + place.to(tl.int64)[:, None] * inter + column[None, :]
     tl.store(to, f32_to_bf16(tl.trans(value)), mask=(place < end)[:, None] & (column < inter)[None, :])
 
 
@@ -164,7 +164,7 @@ def down(experts, inner, offsets, packed, part, pairs, hidden, inter, instances,
     value = tl.reshape(tl.permute(value, (0, 3, 1, 2)), (2 * UNITS, BLOCK_M))
     column = 2 * first_unit + tl.arange(0, 2 * UNITS)
     pair = tl.load(packed + row)
-    to = part + pair[:, None] * hidden + column[None, :]
+    to = part + pair.to(tl.int64)[:, None] * hidden + column[None, :]
     tl.store(to, f32_to_bf16(tl.trans(value)), mask=(place < end)[:, None] & (column < hidden)[None, :])
 
 
@@ -172,9 +172,9 @@ def down(experts, inner, offsets, packed, part, pairs, hidden, inter, instances,
 def combine(part, plan_instances, plan_weights, out, k, hidden, COLUMNS: tl.constexpr):
     """out [T, hidden] bf16 of part [T, k, hidden]. plan_instances [T, k], unused slots -1; plan_weights [T, k].
 
-    Grid: (ceil(hidden / COLUMNS), T)."""
-    token = tl.program_id(1).to(tl.int64)
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    Grid: (T, ceil(hidden / COLUMNS))."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     there = column < hidden
     sum = tl.zeros((COLUMNS,), tl.float32)
     for slot in range(k):

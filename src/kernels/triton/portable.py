@@ -41,24 +41,11 @@ def add_bf16(a, b: tl.constexpr):
 
 @triton.jit
 def multiply_bf16(a, b):
-    """a * b, rounded to bf16; b a literal or of bf16."""
+    """a * b, rounded to bf16."""
     if INTERPRETED:
-        if isinstance(b, tl.constexpr):
-            return f32_to_bf16(bf16_to_f32(a) * b)
-        else:
-            return f32_to_bf16(bf16_to_f32(a) * bf16_to_f32(b))
+        return f32_to_bf16(bf16_to_f32(a) * bf16_to_f32(b))
     else:
         return a * b
-
-
-@triton.jit
-def fma_bf16(a, b, c):
-    """a * b + c, rounded once to bf16 if the product fits into f32, as those of two bf16 do."""
-    if INTERPRETED:
-        exact = bf16_to_f32(a).to(tl.float64) * bf16_to_f32(b).to(tl.float64) + bf16_to_f32(c).to(tl.float64)
-        return f32_to_bf16(exact.to(tl.float32))
-    else:
-        return a * b + c
 
 
 @triton.jit

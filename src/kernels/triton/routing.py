@@ -240,8 +240,9 @@ def route_tokens(scores, bias, first, expert, slope, marginal, scale, kept_best,
 
 @triton.jit(do_not_specialize=["pairs", "instances"])
 def pack_plan(plan_instances, offsets, packed, pairs, instances, BLOCK: tl.constexpr):
-    """offsets [I + 1] and packed [offsets[I]] of plan_instances [pairs], as thermoe::pack: the pairs of each instance by
-    rising number; what is no instance (-1) is none. Grid: (I,). Reads all pairs twice, from the L2 cache."""
+    """offsets [I + 1] and packed [offsets[I]] of plan_instances [pairs], as thermoe::pack has them: the pairs of each
+    instance by rising number; what is no instance (-1) is none. Grid: (I,). Reads all pairs twice, from the L2
+    cache."""
     instance = tl.program_id(0)
     lower = tl.zeros((BLOCK,), tl.int32)
     own = tl.zeros((BLOCK,), tl.int32)

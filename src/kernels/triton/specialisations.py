@@ -1,8 +1,9 @@
 """What the build compiles: kernels, types of their arguments, constants, block sizes.
 
-To load these modules without torch, from FOLDER (any name will do for the package):
+To load these modules without torch, from FOLDER, a string (any name will do for the package):
 
-    spec = importlib.util.spec_from_file_location("kernels", FOLDER / "__init__.py", submodule_search_locations=[FOLDER])
+    start = FOLDER + "/__init__.py"
+    spec = importlib.util.spec_from_file_location("kernels", start, submodule_search_locations=[FOLDER])
     sys.modules["kernels"] = package = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
     specialisations = importlib.import_module("kernels.specialisations")

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .portable import f32_to_bf16
-from .tables import BF16, DOWN, EXPERT_WORDS, GATE_UP, INT4, INT8, base_and_ratio, pointer_of
+from .tables import DOWN, EXPERT_WORDS, GATE_UP, INT4, INT8, base_and_ratio, pointer_of
 
 
 @triton.jit
