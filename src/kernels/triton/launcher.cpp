@@ -68,6 +68,23 @@ void check_driver(CUresult status, const CompiledKernel& kernel, const char* wha
 
 }  // namespace
 
+int current_device() {
+  int device = 0;
+  cuda::check(cudaGetDevice(&device), "asking for the GPU");
+  return device;
+}
+
+int device_arch(int device) {
+  const auto attribute = [device](cudaDeviceAttr which) {
+    int value = 0;
+    cuda::check(cudaDeviceGetAttribute(&value, which, device),
+                "reading the GPU's compute capability");
+    return value;
+  };
+  return 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+         attribute(cudaDevAttrComputeCapabilityMinor);
+}
+
 LoadedKernel::LoadedKernel(const CompiledKernel& kernel, int device) : LoadedKernel() {
   kernel_ = &kernel;
   const Driver& d = driver();

@@ -10,6 +10,10 @@
 
 namespace thermoe::triton {
 
+// Of the device that CUDA calls are about now; throw CudaError.
+int current_device();
+int device_arch(int device);  // compute capability times ten
+
 struct Grid {
   unsigned x = 1, y = 1, z = 1;
 };

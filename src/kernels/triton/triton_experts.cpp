@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/cuda_resources.h"
 #include "thermoe/error.h"
 
 namespace thermoe::triton {
@@ -24,15 +23,6 @@ constexpr int kMostNestedTile = 64;
 std::string kernel_name(const char* which, size_t form, int tile_tokens) {
   const int tokens = form == 0 ? tile_tokens : std::min(tile_tokens, kMostNestedTile);
   return fmt::format("{}_{}_{}", which, kForms[form], tokens);
-}
-
-int device_arch(int device) {
-  int major = 0, minor = 0;
-  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-              "reading the GPU's compute capability");
-  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-              "reading the GPU's compute capability");
-  return 10 * major + minor;
 }
 
 // Behind the decode kernel's counters, which it wants left at zero.
@@ -79,9 +69,7 @@ bool TritonExperts::available(const KernelSet& set, int tile_tokens, int device_
 }
 
 TritonExperts::TritonExperts(const KernelSet& set, std::span<const int> tile_tokens) {
-  int device = 0;
-  cuda::check(cudaGetDevice(&device), "asking for the GPU");
-  const int arch = device_arch(device);
+  const int device = current_device(), arch = device_arch(device);
   for (const int tokens : tile_tokens) {
     Tile& tile = tiles_[tokens];
     for (size_t form = 0; form < kForms.size(); ++form) {
@@ -129,11 +117,11 @@ cudaError_t TritonExperts::combine(const cuda::DecodeExpertsArguments& a,
   void* const arguments[] = {&part, &plan_instances, &plan_weights, &out, &k, &hidden};
   const int columns = compiled_combine_->constant("COLUMNS");
   return combine_.launch(
-      {static_cast<unsigned>((hidden + columns - 1) / columns), static_cast<unsigned>(a.tokens)},
+      {static_cast<unsigned>(a.tokens), static_cast<unsigned>((hidden + columns - 1) / columns)},
       arguments, stream);
 }
 
-cudaError_t TritonExperts::run(const cuda::DecodeExpertsArguments& arguments, ExpertForms forms,
+cudaError_t TritonExperts::run(const cuda::DecodeExpertsArguments& arguments, TritonForms forms,
                                int tile_tokens, cudaStream_t stream) const {
   if (!valid(arguments)) return cudaErrorInvalidValue;
   const auto tile = tiles_.find(tile_tokens);

@@ -12,7 +12,7 @@
 namespace thermoe::triton {
 
 // The precisions of a plan's instances, which each take launches of their own.
-struct ExpertForms {
+struct TritonForms {
   bool bf16 = false, int8 = false, int4 = false;
 };
 
@@ -29,7 +29,7 @@ class TritonExperts {
   // As cuda::decode_experts(), in tiles of so many tokens of an expert, which have to be loaded.
   // The workspace is that of decode_experts(), whose counters stay as they are. Rounds inner and
   // what is combined to bf16. Deterministic. cudaErrorNotSupported for a tile that is not loaded.
-  cudaError_t run(const cuda::DecodeExpertsArguments& arguments, ExpertForms forms, int tile_tokens,
+  cudaError_t run(const cuda::DecodeExpertsArguments& arguments, TritonForms forms, int tile_tokens,
                   cudaStream_t stream) const;
 
  private:
