@@ -39,6 +39,7 @@ struct ExpertWork {
 class ExpertKernelSet {
  public:
   void add(ExpertKernel kernel) { bits_ |= bit(kernel); }
+  void remove(ExpertKernel kernel) { bits_ &= ~bit(kernel); }
   bool has(ExpertKernel kernel) const { return (bits_ & bit(kernel)) != 0; }
   bool empty() const { return bits_ == 0; }
 

@@ -96,7 +96,7 @@ bool CudaInstances::read(int layer, const CudaExperts& experts, const ExpertLayo
   const std::vector<cuda::DeviceExpert> table = table_of(layer, experts, layout);
   table_ = cuda::DeviceArray<cuda::DeviceExpert>(table);
   forms_ = {};
-  for (const cuda::DeviceExpert& expert : table) forms_[static_cast<size_t>(expert.form)] = true;
+  for (const cuda::DeviceExpert& expert : table) forms_.add(expert.form);
   layout_ = layout != nullptr ? std::optional(*layout) : std::nullopt;
   error_weight_ = utility.variant_error_weight;
   built_ = true;

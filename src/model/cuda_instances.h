@@ -1,10 +1,10 @@
 // What the instances of a layer's layout run, as tables in device memory.
 #pragma once
 
-#include <array>
 #include <optional>
 
 #include "kernels/cuda/routing.h"
+#include "model/cuda_expert_runner.h"
 #include "model/cuda_weights.h"
 #include "thermoe/expert_layout.h"
 #include "thermoe/utility_model.h"
@@ -21,9 +21,8 @@ class CudaInstances {
             const UtilityModel& utility);
 
   int count() const { return static_cast<int>(table_.size()); }
-  // Whether some instance runs in that form.
-  bool has(cuda::ExpertForm form) const { return forms_[static_cast<size_t>(form)]; }
-  bool nested() const { return has(cuda::ExpertForm::kInt8) || has(cuda::ExpertForm::kInt4); }
+  // Those that some instance runs in.
+  const ExpertForms& forms() const { return forms_; }
   // Several instances of some expert: the router has something to choose.
   bool choice() const { return layout_.has_value() && !layout_->one_each(); }
   const cuda::DeviceExpert* table() const { return table_.data(); }
@@ -35,7 +34,7 @@ class CudaInstances {
   void build_choice(const UtilityModel& utility);
 
   bool built_ = false;
-  std::array<bool, kPrecisions> forms_{};
+  ExpertForms forms_;
   std::optional<ExpertLayout> layout_;
   float error_weight_ = 1;
   std::vector<float> host_scale_;

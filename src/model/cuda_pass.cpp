@@ -160,12 +160,6 @@ bool CudaPass::reserve(int rows, int logit_rows) {
   return true;
 }
 
-bool CudaPass::choose_kernels(int rows, std::span<const CudaInstances> instances) {
-  const bool moved = kernels_.reserve(rows, instances);
-  chosen_ = kernels_.choose(rows, instances);
-  return moved;
-}
-
 // normed_ = norm(x_), after adding what is pending and `bias` (if there is one) to x_.
 void CudaPass::normalise(const CudaFloats& weight, const CudaFloats* bias, const int32_t* from,
                          int rows, bool fragments, cudaStream_t stream) {
@@ -269,7 +263,7 @@ void CudaPass::experts(int layer, const CudaRows& batch, const CudaPlans& plans,
     run.offsets = one_offsets_.data();
     run.packed = one_packed_.data();
   }
-  kernels_.run(chosen_[static_cast<size_t>(layer)], run, instances, stream);
+  kernels_.run(layer, run, instances, stream);
   pending_ = true;
 }
 

@@ -66,9 +66,11 @@ class CudaPass {
   bool reserve(int rows, int logit_rows);
   // Chooses a kernel for each layer's experts in passes of so many rows from now on, and makes room
   // for it; true where a buffer moved.
-  bool choose_kernels(int rows, std::span<const CudaInstances> instances);
-  const std::vector<ExpertKernel>& chosen() const { return chosen_; }
+  bool choose_kernels(int rows, std::span<const CudaInstances> instances) {
+    return kernels_.choose(rows, instances);
+  }
   CudaExpertKernels& kernels() { return kernels_; }
+  const CudaExpertKernels& kernels() const { return kernels_; }
   // Slots of a token that a plan may have: for more than the model's own, which policies on the
   // host may use, only small batches leave the memory.
   int slots() const {
@@ -95,7 +97,6 @@ class CudaPass {
   const CudaWeights& weights_;
   cuda::DenseProducts products_;
   CudaExpertKernels kernels_;
-  std::vector<ExpertKernel> chosen_;  // [layers]
   int rows_ = 0, logit_rows_ = 0, multiprocessors_ = 0;
   cuda::RecordedLogits recorded_;  // of a synthetic model
   bool pending_ = false;           // ffn_ is still to be added to x_

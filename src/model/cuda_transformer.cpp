@@ -91,7 +91,7 @@ class CudaTransformer : public LanguageModel {
   void set_expert_kernels(std::shared_ptr<const ExpertKernelChooser> chooser) override {
     pass_.kernels().set_chooser(std::move(chooser));
   }
-  std::vector<ExpertKernel> expert_kernels() const override { return pass_.chosen(); }
+  std::vector<ExpertKernel> expert_kernels() const override { return pass_.kernels().chosen(); }
   void forward(const TokenBatch& batch, const RoutingContext& routing, SequenceCache& cache,
                std::span<const int32_t> logit_rows, Matrix logits) override;
   void decode(const DecodeRequest& request, const RoutingContext& routing, SequenceCache& cache,
@@ -242,7 +242,7 @@ Graph& CudaTransformer::step_graph(const DecodeRequest& request, const CudaPolic
   const int batch = static_cast<int>(request.tokens.size());
   const RouteLayer route = on_device(policy, groups);  // before the look: it may drop graphs
   const GraphKey key(batch, cache.number(), policy.mode, policy.utility.power,
-                     request.sampling.temperature, request.sampling.seed, pass_.chosen());
+                     request.sampling.temperature, request.sampling.seed, pass_.kernels().chosen());
   if (const auto known = graphs_.find(key); known != graphs_.end()) return known->second;
   if (graphs_.size() >= kMostGraphs) graphs_.clear();  // of caches that are long gone, most likely
   const cudaStream_t stream = stream_.stream;
