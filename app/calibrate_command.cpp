@@ -5,6 +5,7 @@
 
 #include <hwy/highway.h>
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <ctime>
 #include <filesystem>
@@ -38,7 +39,7 @@ struct CalibrateOptions {
   std::vector<int64_t> tokens;
   int threads = 0;
   double budget_s = 0;  // 0: the default
-  bool quick = false;
+  bool quick = false, all_kernels = false;
 };
 
 // What is measured, and its peaks, with what the profile says of both.
@@ -69,6 +70,7 @@ std::string command_of(const CalibrateOptions& options) {
   std::string command = "thermoe calibrate";
   if (!options.device.empty()) command += " --device " + options.device;
   if (options.quick) command += " --quick";
+  if (options.all_kernels) command += " --all-kernels";
   if (!options.shapes.empty())
     command += fmt::format(" --shapes {}", fmt::join(options.shapes, ","));
   if (!options.tokens.empty())
@@ -125,6 +127,8 @@ std::string cpu_note() {
 }
 
 Bench cpu_bench(const CalibrateOptions& options) {
+  if (options.all_kernels)
+    throw InvalidArgument("--all-kernels is for a GPU: the CPU has one kernel for experts");
   Bench bench;
   bench.points = points_of(plan_of(options, false));
   auto cpu = std::make_unique<CpuSweep>(options.threads);
@@ -149,10 +153,24 @@ void set_peaks(Bench& bench, const std::filesystem::path& folder) {
   }
 }
 
+// Points of the other kernels, and of the first at their token counts.
+void add_kernels(std::vector<SweepPoint>& points, std::vector<std::string> kernels, bool quick) {
+  kernels.front().clear();  // the one that takes all points, by the name that it always has
+  const auto there = [&](const SweepPoint& more) {
+    return std::any_of(points.begin(), points.end(), [&](const SweepPoint& p) {
+      return p.kernel == more.kernel && p.dtype == more.dtype && p.tokens == more.tokens &&
+             p.cold == more.cold && p.shape == more.shape;
+    });
+  };
+  for (const SweepPoint& more : points_of(gpu_kernel_sweep(quick, kernels)))
+    if (!there(more)) points.push_back(more);
+}
+
 Bench gpu_bench(const CalibrateOptions& options) {
   Bench bench;
   bench.points = points_of(plan_of(options, true));
   std::unique_ptr<GpuSweep> gpu = make_gpu_sweep();
+  if (options.all_kernels) add_kernels(bench.points, gpu->kernels(), options.quick);
   gpu->check(bench.points);
   bench.peaks = gpu->peaks();
   bench.backend = std::move(gpu);
@@ -264,6 +282,9 @@ void add_calibrate_command(CLI::App& program) {
       ->add_option("--budget-s", options->budget_s,
                    "how long to measure, about; default: 180, with --quick 8")
       ->check(CLI::PositiveNumber);
+  command->add_flag("--all-kernels", options->all_kernels,
+                    "on a GPU: also the other kernels that run experts, at some shapes: what "
+                    "--kernels auto chooses by");
   command->add_flag("--quick", options->quick, "few shapes and token counts, for a first look");
   command->add_option("--json", options->json,
                       "write the result as JSON to this file; - for stdout");

@@ -11,6 +11,7 @@
 #include "cpu_sensors.h"
 #include "device_peaks.h"
 #include "kernels/cuda/devices.h"
+#include "kernels/triton/compiled_kernels.h"
 #include "paths.h"
 #include "prometheus_export.h"
 #include "table.h"
@@ -59,6 +60,23 @@ Finding find_cuda() {
                           device.compute_minor, device.multiprocessors,
                           static_cast<double>(device.memory_bytes) / (1 << 30));
   return {"CUDA", list.compiled_in && !list.devices.empty(), detail, list.problem};
+}
+
+Finding find_triton() {
+  try {
+    const triton::KernelSet& set = triton::kernels_in_use();
+    if (set.kernels.empty()) return {"Triton", false, "no compiled kernels", set.problem};
+    const auto arch = [&](int which) {
+      return std::count_if(set.kernels.begin(), set.kernels.end(),
+                           [which](const auto& kernel) { return kernel.arch == which; });
+    };
+    return {"Triton", true,
+            fmt::format("kernels compiled by {}: {} for sm_80, {} for sm_90 (sources {})",
+                        set.triton_version, arch(80), arch(90), set.sources_crc32),
+            ""};
+  } catch (const Error& error) {
+    return {"Triton", false, "THERMOE_TRITON_DIR's kernels can't be used", error.what()};
+  }
 }
 
 std::vector<Finding> find_telemetry() {
@@ -111,7 +129,7 @@ Finding find_model() {
 }
 
 void run_doctor(const std::string& json_file) {
-  std::vector<Finding> findings{find_cpu(), find_cuda()};
+  std::vector<Finding> findings{find_cpu(), find_cuda(), find_triton()};
   for (Finding& finding : find_telemetry()) findings.push_back(std::move(finding));
   findings.push_back(find_prometheus());
   findings.push_back(find_profiles());

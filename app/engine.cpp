@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "kernels/cuda/devices.h"
 #include "paths.h"
 #include "thermoe/calibrate_experts.h"
 #include "thermoe/cuda_transformer.h"
@@ -88,6 +89,7 @@ void EngineOptions::add_device_to(CLI::App& command) {
   command.add_option("--device", device, "where the model runs: cpu or cuda (a GPU)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  kernels.add_to(command);
 }
 
 void EngineOptions::add_variants_to(CLI::App& command) {
@@ -107,6 +109,16 @@ Engine::Engine(const EngineOptions& options)
                   options.fp8 || options.variants.find("fp8") != std::string::npos)),
       model(*owned_),
       variants(model.variants(), options.variants, checkpoint.directory().string()),
-      charge(cost, checkpoint.config(), variants) {}
+      charge(cost, checkpoint.config(), variants) {
+  if (on_gpu_) kernels = choose_gpu_kernels(options.kernels, model);
+}
+
+KernelChoiceMade choose_gpu_kernels(const KernelOptions& options, LanguageModel& model) {
+  const CudaDeviceList list = cuda_device_list();
+  KernelChoiceMade made = choose_kernels(options, model.config(),
+                                         list.devices.empty() ? "" : list.devices.front().name);
+  model.set_expert_kernels(made.chooser);
+  return made;
+}
 
 }  // namespace thermoe::app

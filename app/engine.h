@@ -7,6 +7,7 @@
 #include <string>
 
 #include "charge.h"
+#include "kernel_choice.h"
 #include "thermoe/checkpoint.h"
 #include "thermoe/expert_calibration.h"
 #include "thermoe/language_model.h"
@@ -35,12 +36,13 @@ struct EngineOptions {
   std::string variants;        // --variants; empty: what the checkpoint holds
   std::string device = "cpu";  // where the model runs: cpu or cuda
   bool fp8 = false;  // on a GPU: experts in fp8 as well; where `variants` names it they are anyway
-  int threads = 0;   // 0: one per hardware thread
+  KernelOptions kernels;  // on a GPU
+  int threads = 0;        // 0: one per hardware thread
 
   void add_to(CLI::App& command);
   // --variants, for commands that run one list of them.
   void add_variants_to(CLI::App& command);
-  // --device, for commands that run on a GPU too.
+  // --device and --kernels, for commands that run on a GPU too.
   void add_device_to(CLI::App& command);
   // Only what a command needs that charges no costs and routes by top-k.
   void add_model_to(CLI::App& command);
@@ -72,7 +74,11 @@ class Engine {
  public:
   LanguageModel& model;
   Variants variants;
-  Charge charge;  // of `variants`
+  Charge charge;             // of `variants`
+  KernelChoiceMade kernels;  // on a GPU; else nothing
 };
+
+// Chooses the experts' kernels of a model on the current GPU, and tells it.
+KernelChoiceMade choose_gpu_kernels(const KernelOptions& options, LanguageModel& model);
 
 }  // namespace thermoe::app

@@ -15,6 +15,8 @@
 #include "kernels/cuda/cuda_resources.h"
 #include "kernels/cuda/decode_experts.h"
 #include "kernels/cuda/devices.h"
+#include "kernels/cuda/prefill_experts.h"
+#include "model/cuda_expert_runner.h"
 #include "thermoe/error.h"
 
 namespace thermoe::app {
@@ -71,9 +73,20 @@ GpuFacts facts_of_first() {
   return facts;
 }
 
-// The kernel that runs a point: one takes them all until there is another for many tokens.
-using Launcher = cudaError_t (*)(const DecodeExpertsArguments&, cudaStream_t);
-Launcher launcher_of(const SweepPoint&) { return cuda::decode_experts; }
+ExpertKernel kernel_of(const SweepPoint& point) {
+  if (point.kernel.empty()) return ExpertKernel::kCudaDecode;
+  if (const std::optional<ExpertKernel> kernel = expert_kernel_of(point.kernel)) return *kernel;
+  std::string known;
+  for (int i = 0; i < kExpertKernels; ++i)
+    known += fmt::format("{}{}", i > 0 ? ", " : "", name_of(static_cast<ExpertKernel>(i)));
+  throw InvalidArgument(fmt::format("kernel \"{}\": there are {}", point.kernel, known));
+}
+
+ExpertForms forms_of(const SweepPoint& point) {
+  ExpertForms forms;
+  forms.add(expert_form(point.dtype));
+  return forms;
+}
 
 // A graph of launches, replayed between two events.
 class Replay {
@@ -94,14 +107,16 @@ class Replay {
 
   cudaStream_t stream() const { return stream_; }
 
-  void capture(int launches, const std::function<cudaError_t(int)>& launch) {
+  // `launch` must not throw: after a first launch outside of the capture it has no reason to.
+  void capture(int launches, const std::function<void(int)>& launch) {
     drop();
     cudaGraph_t graph = nullptr;
+    launch(0);
+    cuda::check(cudaStreamSynchronize(stream_), "running a kernel");
     cuda::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
-    cudaError_t status = cudaSuccess;
-    for (int i = 0; i < launches && status == cudaSuccess; ++i) status = launch(i);
+    for (int i = 0; i < launches; ++i) launch(i);
     cuda::check(cudaStreamEndCapture(stream_, &graph), "capturing");
-    if (status == cudaSuccess) status = cudaGraphInstantiate(&graph_, graph, 0);
+    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
     cudaGraphDestroy(graph);
     cuda::check(status, "capturing launches");
     launches_ = launches;
@@ -196,6 +211,16 @@ class CudaWork : public GpuWork {
 
   const GpuFacts& facts() const override { return facts_; }
 
+  std::vector<std::string> kernels() const override {
+    ExpertForms bf16;
+    bf16.add(cuda::ExpertForm::kBf16);
+    std::vector<std::string> names;
+    for (int i = 0; i < kExpertKernels; ++i)
+      if (const auto kernel = static_cast<ExpertKernel>(i); runner_.able(bf16).has(kernel))
+        names.emplace_back(name_of(kernel));
+    return names;
+  }
+
   void check(const SweepPoint& point) const override {
     const cost::KernelShape& s = point.shape;
     const std::string text = cost::text_of(s);
@@ -216,7 +241,9 @@ class CudaWork : public GpuWork {
     if (bytes > kMostMemoryFrac * static_cast<double>(memory_bytes_))
       throw InvalidArgument(
           fmt::format("shape {}: its weights don't fit into the GPU's memory", text));
-    expert_form(point.dtype);
+    if (!runner_.able(forms_of(point)).has(kernel_of(point)))
+      throw InvalidArgument(
+          fmt::format("kernel {}: not in this build, or not for this GPU", point.kernel));
   }
 
   void prepare(const SweepPoint& point) override {
@@ -232,7 +259,16 @@ class CudaWork : public GpuWork {
     const int tokens = static_cast<int>(point.tokens);
     make_room(tokens, s);
     const double bytes = plans_.mean_distinct() * static_cast<double>(expert_bytes(s, form));
-    const Launcher launcher = launcher_of(point);
+    const ExpertKernel kernel = kernel_of(point);
+    const ExpertForms forms = forms_of(point);
+    runner_.load(kernel);
+    if (kernel == ExpertKernel::kCudaPrefill && forms.nested()) {
+      runner_.reserve_unpacked(s.experts, static_cast<int>(s.hidden_size),
+                               static_cast<int>(s.inter_size));
+      if (!runner_.unpacks(s.experts))
+        throw InvalidArgument(fmt::format(
+            "shape {}: the GPU has no memory left to unpack its planes", cost::text_of(s)));
+    }
     int64_t at = 0;
     replay_.capture(launches(bytes, point.cold), [&](int i) {
       const size_t which = static_cast<size_t>(i) % plans_.plans().size();
@@ -240,7 +276,7 @@ class CudaWork : public GpuWork {
       DecodeExpertsArguments arguments = arguments_of(plan, tokens, s);
       arguments.experts = weights_.experts(at);
       if (point.cold) at = (at + plan.distinct) % weights_.positions();
-      return launcher(arguments, replay_.stream());
+      runner_.run(kernel, arguments, forms, replay_.stream());
     });
   }
 
@@ -266,7 +302,7 @@ class CudaWork : public GpuWork {
     constexpr size_t kRunValues = size_t{1} << 20;
     if (x_.bytes() < 2 * values) x_.grow(2 * values, random_bf16(kRunValues, 1.0f));
     if (out_.bytes() < 2 * values) out_ = cuda::DeviceBytes(2 * values);
-    const size_t bytes = cuda::decode_experts_workspace(
+    const size_t bytes = cuda::prefill_experts_workspace(
         tokens, s.top_k, static_cast<int>(s.hidden_size), static_cast<int>(s.inter_size));
     if (workspace_.bytes() < bytes) workspace_ = cuda::DeviceBytes(bytes);
     workspace_.fill(0);  // what another shape left there isn't this one's
@@ -294,6 +330,7 @@ class CudaWork : public GpuWork {
   GpuFacts facts_;
   int64_t cache_bytes_ = 0;
   uint64_t memory_bytes_ = 0;
+  CudaExpertRunner runner_;
   Replay replay_;
   GpuWeights weights_;
   std::string dtype_;

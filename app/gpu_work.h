@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "sweep.h"
 
@@ -22,6 +23,8 @@ class GpuWork {
  public:
   virtual ~GpuWork() = default;
   virtual const GpuFacts& facts() const = 0;
+  // The kernels that this build and device have (expert_kernels.h's names).
+  virtual std::vector<std::string> kernels() const = 0;
   // Throws InvalidArgument, with the remedy, where no kernel runs the point or the device hasn't
   // the memory for its weights.
   virtual void check(const SweepPoint& point) const = 0;

@@ -8,7 +8,9 @@
 #include <sstream>
 
 #include "commands.h"
+#include "cpu_sweep.h"
 #include "engine.h"
+#include "gpu_sweep.h"
 #include "live_session.h"
 #include "live_view.h"
 #include "paths.h"
@@ -34,6 +36,7 @@ struct RunOptions {
   double latency_target_us = 0, max_open_price = 0.25, live_s = 10;
   double power_cap_w = 0, temperature_cap_c = 0;
   int64_t loss_windows = 32, loss_context = 512;
+  bool explain = false;
 };
 
 std::vector<std::string> shipped_prompts() {
@@ -200,6 +203,33 @@ std::unique_ptr<TelemetrySource> live_source(const std::string& telemetry) {
       fmt::format("unknown telemetry '{}': known are auto, twin, nvml and replay:FILE", telemetry));
 }
 
+// What runs the experts at this batch, why, and what the others would take.
+std::vector<ExplainedKernel> explain(const RunOptions& options, const Engine& engine) {
+  std::vector<std::string> dtypes;
+  for (const Precision precision :
+       parse_precisions(options.engine.variants.empty() ? "bf16" : options.engine.variants))
+    if (precision != Precision::kFp8)  // has but one kernel, which no sweep measures yet
+      dtypes.emplace_back(kPrecisionNames[static_cast<size_t>(precision)]);
+  std::unique_ptr<SweepBackend> backend;
+  std::vector<std::string> kernels = {"cpu_experts"};
+  if (engine.on_gpu()) {
+    auto gpu = make_gpu_sweep();
+    kernels = gpu->kernels();
+    backend = std::move(gpu);
+  } else {
+    backend = std::make_unique<CpuSweep>(options.engine.threads);
+    dtypes = {"bf16"};
+  }
+  std::vector<int64_t> tokens = {1};
+  if (options.decoder.batch > 1) tokens.push_back(options.decoder.batch);
+  std::vector<ExplainedKernel> all;
+  for (const std::string& dtype : dtypes)
+    for (ExplainedKernel& row :
+         explain_kernels(*backend, kernels, engine.model.config(), dtype, tokens, engine.kernels))
+      all.push_back(std::move(row));
+  return all;
+}
+
 void run(const RunOptions& options) {
   auto source = live_source(options.telemetry);
   Engine engine(options.engine);
@@ -208,12 +238,20 @@ void run(const RunOptions& options) {
   const bool quiet = options.json == "-";
   nlohmann::ordered_json json;
   int64_t different = 0;
+  if (options.explain) {
+    const std::vector<ExplainedKernel> explained = explain(options, engine);
+    if (!quiet)
+      fmt::print(
+          "Kernels of one layer's experts on this device, random weights; chosen {}.\n\n{}\n",
+          engine.on_gpu() ? engine.kernels.why : "for want of others", to_table(explained));
+    json["kernels"] = to_json(explained);
+  }
   if (options.telemetry == "auto" || options.telemetry == "twin") {
     const RunOutcome outcome = run_scenario(options, engine, decoder);
     if (!options.report.empty()) write_file(options.report, to_html(outcome));
     if (!options.plot.empty()) write_file(options.plot, to_plot(outcome).svg());
     if (!quiet) print_outcome(outcome, options);
-    json = to_json(outcome);
+    json.update(to_json(outcome));
     different = outcome.identity.different;
   }
   if (source) {
@@ -301,6 +339,9 @@ void add_run_command(CLI::App& program) {
   command->add_option("--loss-context", options->loss_context, "tokens of a window")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  command->add_flag("--explain", options->explain,
+                    "first say which kernels run the experts, and what each was predicted and is "
+                    "measured to take");
   command->add_option("--report", options->report, "HTML report's file; empty: none")
       ->capture_default_str();
   command->add_option("--plot", options->plot, "write the plots as SVG to this file");

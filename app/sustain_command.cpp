@@ -74,6 +74,7 @@ Subject open_subject(const SustainOptions& options) {
   }
   const SyntheticModel model = synthetic_model(options);
   subject.synthetic = make_synthetic_model(model);
+  choose_gpu_kernels(options.engine.kernels, *subject.synthetic);
   subject.cost = std::make_unique<KernelCostModel>(
       options.engine.profile.empty() ? shipped(kDefaultProfile)
                                      : std::filesystem::path(options.engine.profile),
@@ -209,6 +210,7 @@ void add_sustain_command(CLI::App& program) {
       "tokens) and with targets; power, clocks and energy a token from the GPU's own telemetry");
   options->engine.add_to(*command);
   options->engine.add_variants_to(*command);
+  options->engine.kernels.add_to(*command);
   add_load_options(*command, *options);
   add_target_options(*command, *options);
   command->add_option("--json", options->json,

@@ -46,7 +46,8 @@ SweepRow row_of(const SweepBackend& backend, const SweepPoint& point) {
   SweepRow row;
   const bool experts = point.shape.op == cost::Operation::kExperts;
   row.measured.shape = point.shape;
-  row.measured.kernel = fmt::format("thermoe_{}_{}{}", backend.name(), experts ? "experts" : "gemm",
+  const std::string own = fmt::format("{}_{}", backend.name(), experts ? "experts" : "gemm");
+  row.measured.kernel = fmt::format("thermoe_{}{}", point.kernel.empty() ? own : point.kernel,
                                     point.cold ? "_cold" : "");
   row.measured.framework = std::string("thermoe ") + kVersion;
   row.measured.device = backend.device();

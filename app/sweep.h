@@ -17,6 +17,7 @@ struct SweepPoint {
   int64_t tokens = 1;
   bool cold = false;           // weights come from memory, not from a cache
   std::string dtype = "bf16";  // of the weights, as the cost model names it
+  std::string kernel;          // expert_kernels.h's name; empty: the one that takes all points
   double least_s = 0;          // to repeat it for at least: long enough for power to be read
 };
 

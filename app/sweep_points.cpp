@@ -19,6 +19,7 @@ constexpr const char* kShapes[] = {
     "256x128",     "256x4096",     "512x512",      "512x1024",     "1024x512",      "1024x1024",
     "384x384",     "1024x4096",    "2048x2048"};
 
+constexpr size_t kGpuPublishedShapes = 4;  // of kGpuShapes, which other kernels are measured at
 constexpr const char* kGpuQuickShapes[] = {"2048x768e128k8", "2048x1024e64k8"};
 // Qwen3-30B-A3B, OLMoE, Mixtral-8x7B and gpt-oss-120B first; then neighbours of theirs, most of
 // them published too (gpt-oss-20b, Qwen3-235B-A22B, Phi-3.5-MoE, Llama 4 Scout, Qwen3-Next-80B,
@@ -91,6 +92,19 @@ SweepPlan default_gpu_sweep(bool quick) {
   return plan;
 }
 
+SweepPlan gpu_kernel_sweep(bool quick, const std::vector<std::string>& kernels) {
+  SweepPlan plan;
+  plan.dtypes = {"bf16", "int8", "int4"};
+  plan.kernels = kernels;
+  const size_t shapes = quick ? 1 : kGpuPublishedShapes;
+  for (size_t i = 0; i < shapes; ++i)
+    plan.shapes.push_back(parse_shape(kGpuShapes[i], kMostGpuWeightsLog2));
+  plan.tokens = {1, 4, 16, 64, 256, 1024, 4096};
+  if (quick) plan.tokens = {1, 64, 1024};
+  plan.most_warm_tokens = -1;
+  return plan;
+}
+
 cost::KernelShape parse_shape(const std::string& text, int most_weights_log2) {
   static const std::regex form("([0-9]{1,6})x([0-9]{1,6})(?:e([0-9]{1,5})k([0-9]{1,5}))?");
   std::smatch sizes;
@@ -115,14 +129,16 @@ std::vector<SweepPoint> points_of(const SweepPlan& plan) {
   for (const cost::KernelShape& shape : plan.shapes) {
     const bool experts = shape.op == cost::Operation::kExperts;
     for (const std::string& dtype : plan.dtypes)
-      for (const double exponent : plan.load_exponents) {
-        if (exponent > 0 && !experts) continue;
-        SweepPoint point;
-        point.shape = shape;
-        point.shape.load_exponent = exponent;
-        point.dtype = dtype;
-        for (const int64_t tokens : plan.tokens) add_point(points, plan, point, tokens);
-      }
+      for (const std::string& kernel : plan.kernels)
+        for (const double exponent : plan.load_exponents) {
+          if (exponent > 0 && !experts) continue;
+          SweepPoint point;
+          point.shape = shape;
+          point.shape.load_exponent = exponent;
+          point.dtype = dtype;
+          point.kernel = kernel;
+          for (const int64_t tokens : plan.tokens) add_point(points, plan, point, tokens);
+        }
   }
   return points;
 }

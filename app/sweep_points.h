@@ -12,8 +12,9 @@ struct SweepPlan {
   std::vector<cost::KernelShape> shapes;  // experts without a load, and dense products
   std::vector<int64_t> tokens;
   std::vector<std::string> dtypes = {"bf16"};
+  std::vector<std::string> kernels = {""};        // SweepPoint::kernel
   std::vector<double> load_exponents = {0, 1.2};  // the skewed one: the tables' more skewed
-  // Points with warm weights: of balanced loads up to so many tokens; 0: of all.
+  // Points with warm weights: of balanced loads up to so many tokens; 0: of all; < 0: of none.
   int64_t most_warm_tokens = 0;
   // Cold points of balanced loads at these counts are repeated for power_s, for their power.
   std::vector<int64_t> power_tokens = {};
@@ -27,6 +28,9 @@ SweepPlan default_sweep(bool quick);
 // For a GPU: the experts of published models and neighbours of theirs, in the precisions that its
 // kernels have, up to 256 tokens. Warm only where few experts may stay in the cache.
 SweepPlan default_gpu_sweep(bool quick);
+// The published models' experts at few and many tokens by each of these kernels, weights cold: what
+// a choice among kernels rests on.
+SweepPlan gpu_kernel_sweep(bool quick, const std::vector<std::string>& kernels);
 inline constexpr int kMostGpuWeightsLog2 = 33;  // 16 GiB of bf16
 
 // "256x64e32k4": 32 experts of [hidden 256, intermediate 64], 4 chosen by a token; "256x4096": a

@@ -35,6 +35,7 @@ class FakeGpuWork : public GpuWork {
     facts_.peaks = {3e12, 1e15};
   }
   const GpuFacts& facts() const override { return facts_; }
+  std::vector<std::string> kernels() const override { return {"cuda_experts", "cuda_prefill"}; }
   void check(const SweepPoint& point) const override {
     if (point.shape.hidden_size % 32 != 0) throw InvalidArgument("multiples of 32");
   }
