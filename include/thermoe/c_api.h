@@ -233,13 +233,15 @@ typedef struct thermoe_router_options {
 } thermoe_router_options;
 
 enum { THERMOE_F32 = 0, THERMOE_BF16 = 1 };
+// What makes gate probabilities of the given numbers; none: they are probabilities already.
+enum { THERMOE_GATE_NONE = 0, THERMOE_GATE_SOFTMAX = 1, THERMOE_GATE_SIGMOID = 2 };
 enum { THERMOE_GOAL_PRICES = 0, THERMOE_GOAL_LEAST_COST = 1, THERMOE_GOAL_BEST_QUALITY = 2 };
 
 // T tokens of one layer. Prices (finite, >= 0) are of the I instances, or of the E experts without
 // a layout; NULL: zero.
 typedef struct thermoe_batch {
   size_t struct_size;
-  const void* scores;         // [T, E] gate probabilities, finite, >= 0
+  const void* scores;         // [T, E]; what the gate makes of them is finite and >= 0
   int64_t tokens;             // T, 1 to 2^20
   int64_t row_stride;         // elements from row to row, at least E or at most -E; 0: E
   const float* open;          // [I] for reading an instance's weights
@@ -250,8 +252,8 @@ typedef struct thermoe_batch {
   double goal_limit;          // as RoutingGoal's
   int32_t goal;               // THERMOE_GOAL_*
   int32_t layer;              // for policies that keep state per layer
-  int32_t score_type;         // THERMOE_F32, THERMOE_BF16 (widened in the router's own memory)
-  int32_t reserved;           // 0
+  int32_t score_type;         // THERMOE_F32, THERMOE_BF16
+  int32_t gate;               // THERMOE_GATE_*
 } thermoe_batch;
 
 // Where the plan goes. Any array may be NULL.
@@ -290,7 +292,6 @@ int32_t thermoe_router_instances(const thermoe_router* router);
 
 // --- Routing on a GPU ---------------------------------------------------------------------------
 
-enum { THERMOE_GATE_NONE = 0, THERMOE_GATE_SOFTMAX = 1, THERMOE_GATE_SIGMOID = 2 };
 enum { THERMOE_MODE_TOP_K = 0, THERMOE_MODE_PER_TOKEN = 1, THERMOE_MODE_BATCH = 2 };
 
 // Every pointer is to device memory and read when the kernel runs: a captured graph sees new scores
@@ -364,7 +365,7 @@ typedef struct thermoe_experts_batch {
   const float* x;        // [T, hidden] finite
   const int32_t* ids;    // [T, slots] experts; -1: unused
   const float* weights;  // [T, slots]
-  float* out;            // [T, hidden] overwritten; may not overlap x
+  float* out;            // [T, hidden] overwritten; may be x
   int64_t tokens;        // T, 1 to 2^20
   int64_t x_stride;      // elements from row to row; 0: hidden
   int64_t out_stride;    // likewise

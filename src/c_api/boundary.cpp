@@ -67,6 +67,11 @@ void check_count(int64_t value, int64_t most, const char* name) {
     throw InvalidArgument(fmt::format("{} is {}: it must be 1 to {}", name, value, most));
 }
 
+void check_code(int32_t code, int32_t last, const char* name) {
+  if (code < 0 || code > last)
+    throw InvalidArgument(fmt::format("{} is {}: it must be 0 to {}", name, code, last));
+}
+
 void check_struct_size(size_t given, size_t least, size_t present, const char* name) {
   if (given < least || given > kLargestStruct || given % alignof(int32_t) != 0)
     throw InvalidArgument(

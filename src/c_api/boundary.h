@@ -31,7 +31,8 @@ thermoe_status guarded(Body&& body) noexcept {
 
 // Throws InvalidArgument that names the argument.
 void require(const void* pointer, const char* name);
-void check_count(int64_t value, int64_t most, const char* name);
+void check_count(int64_t value, int64_t most, const char* name);  // 1 to most
+void check_code(int32_t code, int32_t last, const char* name);    // 0 to last, of an enumeration
 
 // No version of a struct is larger.
 constexpr size_t kLargestStruct = 4096;

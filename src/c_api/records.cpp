@@ -35,13 +35,6 @@ void require_finite(double value, const char* name) {
     throw InvalidArgument(fmt::format("{} is {}: it must be finite", name, value));
 }
 
-// Enumerators as the header numbers them.
-int32_t checked_code(int32_t code, int32_t last, const char* name) {
-  if (code < 0 || code > last)
-    throw InvalidArgument(fmt::format("{} is {}: it must be 0 to {}", name, code, last));
-  return code;
-}
-
 }  // namespace
 
 thermoe_hardware_state missing_state() {
@@ -92,9 +85,10 @@ CostEstimate read_estimate(const thermoe_cost_estimate* given) {
   estimate.bytes = r.bytes;
   estimate.flops = r.flops;
   estimate.uncertainty_frac = r.uncertainty_frac;
-  estimate.bound_by = static_cast<BoundBy>(checked_code(r.bound_by, 2, "cost estimate: bound_by"));
-  estimate.source =
-      static_cast<CostSource>(checked_code(r.cost_source, 3, "cost estimate: cost_source"));
+  check_code(r.bound_by, 2, "cost estimate: bound_by");
+  check_code(r.cost_source, 3, "cost estimate: cost_source");
+  estimate.bound_by = static_cast<BoundBy>(r.bound_by);
+  estimate.source = static_cast<CostSource>(r.cost_source);
   return estimate;
 }
 

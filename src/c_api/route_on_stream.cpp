@@ -14,9 +14,7 @@ static_assert(offsetof(thermoe_device_report, cost) == offsetof(cuda::GpuRouting
 
 template <typename Enum>
 Enum code_of(int32_t code, int32_t last, const char* name) {
-  if (code < 0 || code > last)
-    throw InvalidArgument(
-        fmt::format("device batch: {} is {}: it must be 0 to {}", name, code, last));
+  check_code(code, last, name);
   return static_cast<Enum>(code);
 }
 
@@ -35,8 +33,8 @@ cuda::RouterInput input_of(const thermoe_device_batch& batch) {
   input.tokens = batch.tokens;
   input.experts = batch.experts;
   input.k = batch.k;
-  input.type = code_of<cuda::ScoreType>(batch.score_type, 1, "score_type");
-  input.gate = code_of<cuda::Gate>(batch.gate, 2, "gate");
+  input.type = code_of<cuda::ScoreType>(batch.score_type, 1, "device batch: score_type");
+  input.gate = code_of<cuda::Gate>(batch.gate, 2, "device batch: gate");
   input.renormalize = batch.keep_probabilities == 0;
   input.bias = batch.bias;
   return input;
@@ -74,7 +72,7 @@ cuda::RoutingLaunch launch_of(const thermoe_device_batch& batch) {
                       .kept_instance = batch.kept_instance,
                       .kept_even = batch.kept_uneven == 0};
   launch.prices = {.open = batch.open, .slope = batch.slope, .marginal = batch.marginal};
-  launch.mode = code_of<cuda::RoutingMode>(batch.mode, 2, "mode");
+  launch.mode = code_of<cuda::RoutingMode>(batch.mode, 2, "device batch: mode");
   if (launch.mode == cuda::RoutingMode::kBatch)
     check_count(batch.tokens, cuda::RoutingLaunch::kMostBatchTokens, "device batch: tokens");
   if (batch.utility_power != 0) launch.utility_power = static_cast<float>(batch.utility_power);

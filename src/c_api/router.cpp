@@ -1,12 +1,13 @@
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "c_api/boundary.h"
 #include "c_api/handles.h"
+#include "kernels/cpu/elementwise.h"
 #include "thermoe/routing_policies.h"
 
 struct thermoe_router {  // NOLINT(readability-identifier-naming): C
@@ -17,7 +18,7 @@ struct thermoe_router {  // NOLINT(readability-identifier-naming): C
   // Kept from call to call, so that nothing is allocated in the steady state.
   thermoe::ExpertPrices prices;
   thermoe::RoutingPlan plan;
-  std::vector<float> widened;  // scores that were bf16
+  std::vector<float> converted;  // scores that were bf16 or logits
 
   int32_t instances() const { return layout ? layout->count() : experts; }
 };
@@ -60,7 +61,36 @@ int64_t stride_of(const thermoe_router& router, const thermoe_batch& batch) {
   return stride;
 }
 
-float widen(uint16_t bf16) { return std::bit_cast<float>(static_cast<uint32_t>(bf16) << 16); }
+void check_logits(const float* row, int64_t token, int32_t experts) {
+  for (int32_t e = 0; e < experts; ++e)
+    if (!std::isfinite(row[e]))
+      throw InvalidArgument(
+          fmt::format("logit of token {}, expert {} is {}: logits must be finite; look for damaged "
+                      "weights or an "
+                      "overflow before the router",
+                      token, e, row[e]));
+}
+
+// [tokens, experts] in the router's own memory.
+ConstMatrix convert(thermoe_router& router, const thermoe_batch& batch, int64_t stride) {
+  const size_t experts = static_cast<size_t>(router.experts);
+  router.converted.resize(static_cast<size_t>(batch.tokens) * experts);
+  for (int64_t t = 0; t < batch.tokens; ++t) {
+    float* to = router.converted.data() + static_cast<size_t>(t) * experts;
+    if (batch.score_type == THERMOE_BF16)
+      std::transform(
+          static_cast<const uint16_t*>(batch.scores) + t * stride,
+          static_cast<const uint16_t*>(batch.scores) + t * stride + experts, to,
+          [](uint16_t bf16) { return std::bit_cast<float>(static_cast<uint32_t>(bf16) << 16); });
+    else
+      std::copy_n(static_cast<const float*>(batch.scores) + t * stride, experts, to);
+    if (batch.gate != THERMOE_GATE_NONE) check_logits(to, t, router.experts);
+    if (batch.gate == THERMOE_GATE_SOFTMAX) cpu::softmax(to, router.experts);
+    if (batch.gate == THERMOE_GATE_SIGMOID)
+      std::transform(to, to + experts, to, [](float x) { return 1.0f / (1.0f + std::exp(-x)); });
+  }
+  return {router.converted.data(), batch.tokens, router.experts};
+}
 
 ConstMatrix read_scores(thermoe_router& router, const thermoe_batch& batch) {
   require(batch.scores, "batch: scores");
@@ -69,20 +99,11 @@ ConstMatrix read_scores(thermoe_router& router, const thermoe_batch& batch) {
     throw InvalidArgument(fmt::format("batch: {} tokens of {} experts: at most {} scores at once",
                                       batch.tokens, router.experts, kMostPairs));
   const int64_t stride = stride_of(router, batch);
-  if (batch.score_type == THERMOE_F32)
-    return {static_cast<const float*>(batch.scores), batch.tokens, router.experts, stride};
-  if (batch.score_type != THERMOE_BF16)
-    throw InvalidArgument(
-        fmt::format("batch: score_type is {}: it must be THERMOE_F32, 0, or "
-                    "THERMOE_BF16, 1",
-                    batch.score_type));
-  const size_t experts = static_cast<size_t>(router.experts);
-  router.widened.resize(static_cast<size_t>(batch.tokens) * experts);
-  const auto* row = static_cast<const uint16_t*>(batch.scores);
-  for (int64_t t = 0; t < batch.tokens; ++t)
-    std::transform(row + t * stride, row + t * stride + router.experts,
-                   router.widened.data() + static_cast<size_t>(t) * experts, widen);
-  return {router.widened.data(), batch.tokens, router.experts};
+  check_code(batch.score_type, THERMOE_BF16, "batch: score_type");
+  check_code(batch.gate, THERMOE_GATE_SIGMOID, "batch: gate");
+  if (batch.score_type != THERMOE_F32 || batch.gate != THERMOE_GATE_NONE)
+    return convert(router, batch, stride);
+  return {static_cast<const float*>(batch.scores), batch.tokens, router.experts, stride};
 }
 
 const ExpertPrices* read_prices(thermoe_router& router, const thermoe_batch& batch) {
@@ -113,12 +134,11 @@ RoutingRequest read_request(thermoe_router& router, const thermoe_batch& batch) 
   request.prices = read_prices(router, batch);
   request.layer = batch.layer;
   if (router.layout) request.layout = &*router.layout;
+  check_code(batch.goal, THERMOE_GOAL_BEST_QUALITY, "batch: goal");
   if (batch.goal == THERMOE_GOAL_LEAST_COST)
     request.goal = {RoutingGoal::Kind::kLeastCost, batch.goal_limit};
   else if (batch.goal == THERMOE_GOAL_BEST_QUALITY)
     request.goal = {RoutingGoal::Kind::kBestQuality, batch.goal_limit};
-  else if (batch.goal != THERMOE_GOAL_PRICES)
-    throw InvalidArgument(fmt::format("batch: goal is {}: it must be 0 to 2", batch.goal));
   return request;
 }
 
