@@ -3,6 +3,8 @@ option(THERMOE_BUILD_APP "Build the command-line program" ${PROJECT_IS_TOP_LEVEL
 option(THERMOE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(THERMOE_BUILD_BENCH "Build the benchmarks" OFF)
 option(THERMOE_BUILD_FUZZERS "Build the libFuzzer targets (needs clang)" OFF)
+option(THERMOE_PYTHON "Build the Python module (needs nanobind)" OFF)
+option(THERMOE_STATIC_DEPENDENCIES "Link libraries statically where there are archives of them" OFF)
 option(THERMOE_INSTALL "Define the install rules" ${PROJECT_IS_TOP_LEVEL})
 option(THERMOE_WERROR "Treat warnings as errors" OFF)
 set(THERMOE_CUDA "AUTO" CACHE STRING "Compile the CUDA code: ON, OFF, or AUTO (where nvcc is found)")

@@ -15,13 +15,19 @@ step(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK_DIR}/installed)
 file(RENAME ${WORK_DIR}/installed ${tree})
 set(flags)
 if(SANITIZE)
-  set(flags -DCMAKE_CXX_FLAGS=-fsanitize=${SANITIZE})
+  set(flags -DCMAKE_CXX_FLAGS=-fsanitize=${SANITIZE} -DCMAKE_C_FLAGS=-fsanitize=${SANITIZE})
 endif()
+# example(NAME [PROGRAM [ARGUMENT]...]): configures and builds examples/NAME and runs a program of it.
 function(example name)
+  set(program ${ARGN})
+  if(NOT program)
+    set(program ${name})
+  endif()
   step(${CMAKE_COMMAND} -S ${SOURCE_DIR}/examples/${name} -B ${WORK_DIR}/build-${name} -G ${GENERATOR}
-       -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_PREFIX_PATH=${tree} -DCMAKE_BUILD_TYPE=Release ${flags})
+       -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_C_COMPILER=${CC} -DCMAKE_PREFIX_PATH=${tree} -DCMAKE_BUILD_TYPE=Release ${flags})
   step(${CMAKE_COMMAND} --build ${WORK_DIR}/build-${name})
-  step(${WORK_DIR}/build-${name}/${name})
+  list(POP_FRONT program executable)
+  step(${WORK_DIR}/build-${name}/${executable} ${program})
   set(output "${output}" PARENT_SCOPE)
 endfunction()
 
@@ -38,6 +44,19 @@ example(route)
 if(NOT output MATCHES "experts, not [0-9]+; gate mass kept 0\\.[0-9]+; objective [0-9.]+, no plan above" OR
    NOT output MATCHES "expert [0-9]+ in int8: [0-9]+ tokens")
   message(FATAL_ERROR "route did not print its plan and certificate but:\n${output}")
+endif()
+
+# In C and in C++ alike, to the digits that both print.
+set(expected "twin: [0-9]+ experts, not 91; gate mass kept 0\\.[0-9]+; gap ")
+foreach(program engine_c engine_cpp)
+  example(engine ${program} ${tree}/share/thermoe)
+  if(NOT output MATCHES "${expected}")
+    message(FATAL_ERROR "${program} did not print its report but:\n${output}")
+  endif()
+  string(REGEX MATCH "[0-9]+ experts, not 91; gate mass kept 0\\.[0-9][0-9][0-9]" ${program} "${output}")
+endforeach()
+if(NOT engine_c STREQUAL engine_cpp)
+  message(FATAL_ERROR "engine_c: ${engine_c}, engine_cpp: ${engine_cpp}")
 endif()
 
 # The tree holds what the documentation promises, and nothing in it names the build machine.
