@@ -10,11 +10,13 @@ to be on one CUDA device, and launches go to torch's current stream.
 """
 
 from . import _kernels  # noqa: F401  (makes thermoe.triton.kernels)
+from .costs import BlockCosts
 from .grouped import choose_block_m, dequantize_and_unpack, grouped_experts
 from .planning import Layout, Plan, check_report, pack_plan, route
 from .tables import Expert, ExpertTable, Weight, bf16_expert, expert_table, nested_expert, to_fragment_order
 
 __all__ = [
+    "BlockCosts",
     "Expert",
     "ExpertTable",
     "Layout",
