@@ -107,14 +107,20 @@ class Replay {
 
   cudaStream_t stream() const { return stream_; }
 
-  // `launch` must not throw: after a first launch outside of the capture it has no reason to.
+  // Launches once outside of the capture, in which no kernel can be loaded.
   void capture(int launches, const std::function<void(int)>& launch) {
     drop();
     cudaGraph_t graph = nullptr;
     launch(0);
     cuda::check(cudaStreamSynchronize(stream_), "running a kernel");
     cuda::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
-    for (int i = 0; i < launches; ++i) launch(i);
+    try {
+      for (int i = 0; i < launches; ++i) launch(i);
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      throw;
+    }
     cuda::check(cudaStreamEndCapture(stream_, &graph), "capturing");
     const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
     cudaGraphDestroy(graph);
