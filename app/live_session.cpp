@@ -96,6 +96,7 @@ LiveOutcome run_live(Engine& engine, Decoder& decoder, std::unique_ptr<Telemetry
       if (now_s - tick_s < kTickS) continue;
       state = virtual_time ? monitor.poll() : monitor.state();
       governor.update(state, std::nullopt, now_s - tick_s);
+      if (engine.kernels.by_cost && !virtual_time) engine.kernels.by_cost->set_state(state);
       bf16_prices = governor.prices(surrogate, config.experts);
       spread_prices(governor, surrogate, engine.variants, bf16_prices, prices);
       totals.add(state, highest_open_price(bf16_prices), outcome);

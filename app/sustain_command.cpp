@@ -54,6 +54,7 @@ struct Subject {
   std::unique_ptr<KernelCostModel> cost;
   std::unique_ptr<Variants> variants;
   std::unique_ptr<Charge> charge;
+  std::shared_ptr<CostKernelChooser> kernels;  // null: not chosen by cost
 
   LanguageModel& model() { return engine ? engine->model : *synthetic; }
   const Variants& precisions() const { return engine ? engine->variants : *variants; }
@@ -70,11 +71,12 @@ Subject open_subject(const SustainOptions& options) {
     EngineOptions engine = options.engine;
     engine.device = "cuda";
     subject.engine = std::make_unique<Engine>(engine);
+    subject.kernels = subject.engine->kernels.by_cost;
     return subject;
   }
   const SyntheticModel model = synthetic_model(options);
   subject.synthetic = make_synthetic_model(model);
-  choose_gpu_kernels(options.engine.kernels, *subject.synthetic);
+  subject.kernels = choose_gpu_kernels(options.engine.kernels, *subject.synthetic).by_cost;
   subject.cost = std::make_unique<KernelCostModel>(
       options.engine.profile.empty() ? shipped(kDefaultProfile)
                                      : std::filesystem::path(options.engine.profile),
@@ -120,6 +122,7 @@ void run_sustain(const SustainOptions& given) {
   SustainOptions options = given;
   options.load.prefill = options.work == "prefill";
   Subject subject = open_subject(options);
+  options.load.kernels = subject.kernels;
   GpuSystemMonitor monitor(open_nvml_source());
   monitor.start();
   SustainOutcome outcome;

@@ -265,6 +265,7 @@ struct SustainedLoad::Loop {
     sample.distinct_experts = plans.distinct_experts_mean;
     result.samples.push_back(sample);
     if (counted) count(state, sample, steps);
+    if (owner.settings_.kernels) owner.settings_.kernels->set_state(state);
     if (!governed) return;
     governor.update(state, sample.layer_us, sample.seconds);
     bf16_prices = governor.prices(surrogate, static_cast<int>(owner.model_.config().experts));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "charge.h"
+#include "thermoe/cost_kernel_chooser.h"
 #include "thermoe/energy_meter.h"
 #include "thermoe/governor.h"
 #include "thermoe/gpu_system_monitor.h"
@@ -28,6 +29,7 @@ struct LoadSettings {
   double warm_up_s = 2;
   double look_s = 5;  // between two looks at the plans, for each of which a GPU waits
   uint64_t seed = 1;
+  std::shared_ptr<CostKernelChooser> kernels;  // is told the GPU's state at each tick; may be null
 };
 
 struct LoadPhase {
