@@ -107,12 +107,11 @@ nb::ndarray<nb::ro> import(nb::handle from, const char* name, bool writable) {
   } else if (nb::try_cast(source, view, false)) {
     return view;
   }
-  throw nb::type_error(
-      (std::string(name) +
-       ": expected a dense array that NumPy, torch, JAX, CuPy or another with DLPack exports (in "
-       "torch, detach() it first), got " +
-       class_name(from))
-          .c_str());
+  throw nb::type_error((std::string(name) +
+                        ": expected a dense array that NumPy, torch, JAX, CuPy or another with "
+                        "DLPack exports, got " +
+                        class_name(from))
+                           .c_str());
 }
 
 }  // namespace

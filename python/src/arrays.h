@@ -22,6 +22,15 @@ void check(thermoe_status status);
 // Raises thermoe.InvalidArgument with words of the module's own.
 [[noreturn]] void raise_invalid(const std::string& words);
 
+// `value` as a T. Raises TypeError that names what it is of.
+template <typename T>
+T cast_to(nb::handle value, const char* name) {
+  T out{};
+  if (nb::try_cast(value, out)) return out;
+  PyErr_Clear();
+  throw nb::type_error((std::string(name) + ": a value of another type was expected").c_str());
+}
+
 // A handle of the C interface.
 template <auto kClose>
 struct Closer {

@@ -129,7 +129,7 @@ class Governor {
         limits_of(power_cap_w, temperature_cap_c, layer_latency_target_us, max_open_price);
     check(thermoe_governor_set_limits(handle_.get(), &limits));
   }
-  Multipliers update(const State& state, double dt_s, nb::object layer_latency_us) {
+  Multipliers update(const State& state, double dt_s, std::optional<double> layer_latency_us) {
     auto multipliers = sized<Multipliers>();
     check(thermoe_governor_update(handle_.get(), &state, double_or_missing(layer_latency_us), dt_s,
                                   &multipliers));

@@ -2,6 +2,7 @@
 #include "arrays.h"
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // a program may hold routers when it ends
   m.doc() = "thermoe's C interface, for Python; use it through the package thermoe.";
   m.def("version", [] { return thermoe_version(); });
   m.def("has_cuda", [] { return thermoe_has_cuda() != 0; });

@@ -1,3 +1,4 @@
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include "records.h"
@@ -28,28 +29,28 @@ State missing_readings() {
   return state;
 }
 
-void set_throttle_reasons(State& state, nb::handle reasons) {
-  state.throttle_reasons_known = reasons.is_none() ? 0 : 1;
-  state.throttle_reasons = reasons.is_none() ? 0 : nb::cast<uint64_t>(reasons);
+void set_throttle_reasons(State& state, std::optional<uint64_t> reasons) {
+  state.throttle_reasons_known = reasons ? 1 : 0;
+  state.throttle_reasons = reasons.value_or(0);
 }
 
 // By keyword; a reading that is not given is missing.
 void make_state(State* self, const nb::kwargs& readings) {
   State state = missing_readings();
   for (const auto& [key, value] : readings) {
-    const std::string name = nb::cast<std::string>(key);
+    const auto name = cast_to<std::string>(key, "the name of a reading");
     bool known = true;
     if (name == "time_s")
-      state.time_s = nb::cast<double>(value);
+      state.time_s = cast_to<double>(value, "time_s");
     else if (name == "present")
-      state.present = nb::cast<bool>(value) ? 1 : 0;
+      state.present = cast_to<bool>(value, "present") ? 1 : 0;
     else if (name == "throttle_reasons")
-      set_throttle_reasons(state, value);
+      set_throttle_reasons(state, cast_to<std::optional<uint64_t>>(value, "throttle_reasons"));
     else
       known = false;
     for (const auto& field : kReadings)
       if (name == field.name) {
-        state.*field.member = double_or_missing(value);
+        state.*field.member = double_or_missing(cast_to<std::optional<double>>(value, field.name));
         known = true;
       }
     if (!known) throw nb::type_error(("HardwareState has no reading '" + name + "'").c_str());
@@ -103,15 +104,15 @@ class Monitor {
   void advance(const thermoe_cost_estimate& work, double period_s) {
     run([&] { return thermoe_monitor_advance_twin(handle_.get(), &work, period_s); });
   }
-  void set_environment(double power_cap_w, nb::handle inlet_c, double sink_resistance_factor,
-                       bool sensors_lost) {
+  void set_environment(double power_cap_w, std::optional<double> inlet_c,
+                       double sink_resistance_factor, bool sensors_lost) {
     auto environment = sized<thermoe_twin_environment>();
     environment.power_cap_w = power_cap_w;
     if (sink_resistance_factor == 0)
       raise_invalid("sink_resistance_factor is 0: give a positive number");
     environment.sink_resistance_factor = sink_resistance_factor;
-    environment.inlet_given = inlet_c.is_none() ? 0 : 1;
-    if (!inlet_c.is_none()) environment.inlet_c = nb::cast<double>(inlet_c);
+    environment.inlet_given = inlet_c ? 1 : 0;
+    environment.inlet_c = inlet_c.value_or(0);
     environment.sensors_lost = sensors_lost ? 1 : 0;
     check(thermoe_monitor_set_twin(handle_.get(), &environment));
   }
@@ -146,12 +147,12 @@ void bind_monitor(nb::module_& m) {
             return s.throttle_reasons_known != 0 ? nb::object(nb::int_(s.throttle_reasons))
                                                  : nb::none();
           },
-          [](State& s, nb::object value) { set_throttle_reasons(s, value); },
+          [](State& s, std::optional<uint64_t> value) { set_throttle_reasons(s, value); },
           nb::for_setter(nb::arg("value").none()));
   for (const auto& field : kReadings)
     state.def_prop_rw(
         field.name, [member = field.member](const State& s) { return optional_of(s.*member); },
-        [member = field.member](State& s, nb::object value) {
+        [member = field.member](State& s, std::optional<double> value) {
           s.*member = double_or_missing(value);
         },
         nb::for_setter(nb::arg("value").none()));

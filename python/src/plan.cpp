@@ -39,21 +39,24 @@ Variants variants_of(const nb::sequence& given) {
   Variants v;
   for (const nb::handle one : given) {
     if (nb::isinstance<nb::str>(one)) {
-      v.names.push_back(nb::cast<std::string>(one));
+      v.names.push_back(cast_to<std::string>(one, "a variant's name"));
       v.error_frac.push_back(0);
       v.read_frac.push_back(1);
       v.compute_frac.push_back(1);
       continue;
     }
+    if (!nb::isinstance<nb::tuple>(one) && !nb::isinstance<nb::list>(one))
+      throw nb::type_error(
+          "a variant is a name or a tuple (name, error_frac, read_frac, compute_frac)");
     const nb::tuple fields = nb::tuple(nb::borrow(one));
     if (fields.size() < 1 || fields.size() > 4)
       throw nb::type_error(
           "a variant is a name or (name, error_frac, read_frac, compute_frac), the last may be "
           "missing");
     const auto number = [&](size_t i, float missing) {
-      return fields.size() > i ? nb::cast<float>(fields[i]) : missing;
+      return fields.size() > i ? cast_to<float>(fields[i], "a variant's fraction") : missing;
     };
-    v.names.push_back(nb::cast<std::string>(fields[0]));
+    v.names.push_back(cast_to<std::string>(fields[0], "a variant's name"));
     v.error_frac.push_back(number(1, 0));
     v.read_frac.push_back(number(2, 1));
     v.compute_frac.push_back(number(3, 1));

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -19,9 +20,7 @@ struct Field {
 inline nb::object optional_of(double value) {
   return std::isnan(value) ? nb::none() : nb::object(nb::float_(value));
 }
-inline double double_or_missing(nb::handle value) {
-  return value.is_none() ? NAN : nb::cast<double>(value);
-}
+inline double double_or_missing(std::optional<double> value) { return value.value_or(NAN); }
 
 // "Name(field=1.5, ...)", without what is missing.
 template <typename Record>

@@ -16,8 +16,9 @@ struct thermoe_experts {  // NOLINT(readability-identifier-naming): C
 
   int64_t hidden = 0;
   std::vector<thermoe::QuantizedWeights> weights;  // [E] what `views` look at
-  std::vector<thermoe::ExpertWeights> views;       // [E]
+  std::vector<thermoe::QuantizedExpert> views;     // [E]
   std::vector<thermoe::ExpertTarget> targets;      // [2 E] instance 2 e: int8, 2 e + 1: int4
+  std::vector<thermoe::QuantizedTile> tiles;       // of a batch
   thermoe::ThreadPool pool;
   thermoe::MoeWorkspace workspace;
 };
@@ -63,7 +64,7 @@ std::unique_ptr<thermoe_experts> create_experts(const thermoe_experts_options* g
   for (const QuantizedWeights& weights : experts->weights) {
     experts->targets.push_back({static_cast<int>(experts->views.size()), Precision::kInt8});
     experts->targets.push_back({static_cast<int>(experts->views.size()), Precision::kInt4});
-    experts->views.push_back({std::nullopt, weights.expert()});
+    experts->views.push_back(weights.expert());
   }
   return experts;
 }
@@ -135,15 +136,17 @@ void run_pairs(thermoe_experts& experts, const thermoe_experts_batch& batch) {
     ws.places[static_cast<size_t>(ws.plan.packed[p])] = static_cast<int32_t>(p);
   }
   make_tiles(ws.plan, experts.targets, ws.tiles);
-  ws.worker_scratch.resize(static_cast<size_t>(experts.pool.size()));
-  ExpertBuffers buffers;
-  buffers.rows = ConstMatrix(batch.x, batch.tokens, experts.hidden, batch.x_stride);
-  buffers.tokens = ws.tokens.data();
-  buffers.outputs = Matrix(at_least(ws.outputs, pairs * static_cast<size_t>(experts.hidden)),
-                           static_cast<int64_t>(pairs), experts.hidden);
-  buffers.worker_scratch = ws.worker_scratch;
-  buffers.quantized = &ws.quantized;
-  run_tiles(experts.views, ws.tiles, buffers, experts.pool);
+  experts.tiles.clear();
+  for (const ExpertTile& tile : ws.tiles)
+    experts.tiles.push_back(
+        {&experts.views[static_cast<size_t>(tile.target.expert)],
+         tile.target.precision == Precision::kInt4 ? Planes::kHi : Planes::kBoth, tile.first,
+         tile.count});
+  const Matrix outputs(at_least(ws.outputs, pairs * static_cast<size_t>(experts.hidden)),
+                       static_cast<int64_t>(pairs), experts.hidden);
+  run_quantized_tiles(experts.tiles,
+                      ConstMatrix(batch.x, batch.tokens, experts.hidden, batch.x_stride),
+                      ws.tokens.data(), outputs, ws.quantized, experts.pool);
 }
 
 void combine(thermoe_experts& experts, const thermoe_experts_batch& batch) {
@@ -196,7 +199,7 @@ thermoe_status thermoe_experts_forward(thermoe_experts* experts,
 thermoe_status thermoe_experts_bytes(const thermoe_experts* experts, size_t* int8, size_t* int4) {
   return c::guarded([&] {
     c::require(experts, "experts");
-    const thermoe::QuantizedExpert& any = *experts->views.front().quantized;
+    const thermoe::QuantizedExpert& any = experts->views.front();
     if (int8 != nullptr) *int8 = any.weight_bytes(thermoe::Planes::kBoth);
     if (int4 != nullptr) *int4 = any.weight_bytes(thermoe::Planes::kHi);
   });
