@@ -76,11 +76,11 @@ class Attachment:
             arrays = [np.repeat(arrays[0], per) * read, np.repeat(arrays[1], per)]
         return _core.Prices(*arrays)
 
-    def govern(self, governor, surrogate):
+    def govern(self, governor):
         """Of the price loop: takes the governor's prices unless they are fixed."""
         if not self._fixed:
-            self.current = Current(governor.prices(layout=self.layout, surrogate=surrogate) if self.layout is not None
-                                   else governor.prices(self.layers[0].site.count, surrogate=surrogate))
+            self.current = Current(governor.prices(layout=self.layout) if self.layout is not None
+                                   else governor.prices(self.layers[0].site.count))
 
     def read_frac(self, tally):
         """The mean share of an expert's bf16 bytes that the tally's pairs read."""
@@ -152,8 +152,8 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
     prefill: who routes together in a pass of several tokens a sequence: "batch" all of them, "positions" the tokens
       of one column at a time, "top-k" leaves them alone.
     monitor: "nvml:0", "twin", "replay:FILE", a Monitor that runs, None; "auto" is the model's GPU, or None.
-    costs: a CostModel; None: of the model's own sizes. interval_s: of the price loop. decode_tokens: of a step,
-      until the first were seen.
+    costs: a CostModel; None: of the model's own sizes. interval_s: of the price loop. decode_tokens: of a decode
+      step, for which the Governor weighs an expert's opening against its tokens.
 
     Raises InvalidArgument where the model has no MoE layer that a plan can stand for, is attached already, or a
     limit has no telemetry; what Monitor and CostModel raise.
@@ -184,7 +184,7 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
     _ATTACHED[model] = attachment
     if governor is not None or opened is not None:
         attachment.source = "no monitor" if opened is None else opened.source
-        attachment.loop = loop.PriceLoop(attachment, costs, governor, opened, owned, interval_s, decode_tokens)
+        attachment.loop = loop.PriceLoop(attachment, costs, governor, opened, owned, interval_s)
         attachment.loop.start()
     return attachment
 

@@ -48,14 +48,12 @@ def open_monitor(monitor, device, interval_s, power_cap_w, temperature_cap_c):
 class PriceLoop:
     """A thread that ticks. Reads the attachment's statistics, writes its prices."""
 
-    def __init__(self, attachment, costs, governor, monitor, owned, interval_s, tokens):
+    def __init__(self, attachment, costs, governor, monitor, owned, interval_s):
         self._attachment, self._costs, self._governor = attachment, costs, governor
         self._monitor, self._owned, self._interval_s = monitor, owned, interval_s
         source = "" if monitor is None else monitor.source
         self._twin = source.startswith("twin")
         self._polled = self._twin or source.startswith("replay")
-        self._surrogate_of = {tokens: costs.surrogate(tokens)} if costs is not None else {}
-        self._tokens = tokens
         self._last, self._pace = attachment.statistics.total("decode"), (0.0, 0)
         self._stop, self._thread, self._start = threading.Event(), None, time.perf_counter()
         self.error = None
@@ -98,7 +96,8 @@ class PriceLoop:
         else:
             state = self._monitor.poll() if self._polled and self._owned else self._monitor.state()
         if self._governor is not None:
-            self._govern(state, window, step_us, dt_s)
+            self._governor.update(state, dt_s, None if step_us is None else step_us / len(self._attachment.layers))
+            self._attachment.govern(self._governor)
         power = state.power_instant_w if state.power_average_w is None else state.power_average_w
         self._attachment.history.append(Tick(
             time.perf_counter() - self._start, power, state.temperature_c, state.energy_mj, step_us,
@@ -116,11 +115,3 @@ class PriceLoop:
         for _ in range(max(1, min(_MOST_LAYERS, int(dt_s * 1e6 / layer.latency_us)))):
             self._monitor.advance(layer)
         return layer.latency_us * len(self._attachment.layers)
-
-    def _govern(self, state, window, step_us, dt_s):
-        if window.plans:
-            self._tokens = max(1, round(window.tokens / window.plans))
-        if self._tokens not in self._surrogate_of:
-            self._surrogate_of = {self._tokens: self._costs.surrogate(self._tokens)}
-        self._governor.update(state, dt_s, None if step_us is None else step_us / len(self._attachment.layers))
-        self._attachment.govern(self._governor, self._surrogate_of[self._tokens])

@@ -65,14 +65,14 @@ class LayerRouter:
         """Counts passes at zero prices."""
         for rows in groups:
             chosen = ids if rows is None else ids[rows]
-            distinct = np.count_nonzero(np.bincount(chosen.reshape(-1), minlength=self.site.count))
+            distinct = int(np.count_nonzero(np.bincount(chosen.reshape(-1), minlength=self.site.count)))
             tally.add(len(chosen), chosen.size, distinct, distinct)
 
     def planned(self, tally, logits, ids, groups, prices):
         """(rows, ids, weights, int4) of the tokens whose experts are not the router's own, or None."""
         parts = []
         for rows in groups:
-            scores = logits if rows is None else logits[torch.from_numpy(rows)]
+            scores = logits if rows is None else logits[rows]
             plan = self.router.plan(scores, prices, out=self._plan(len(scores)), gate="softmax", layer=self.number)
             report, own = plan.report, ids if rows is None else ids[rows]
             if self.variants > 1:  # precisions change too: every token is the plan's
@@ -99,7 +99,7 @@ def groups_of(tokens, columns, mask, prefill):
             return [real] if real is None or len(real) else []
         rows = np.arange(tokens) if real is None else real
         return [rows[i : i + MOST_TOGETHER] for i in range(0, len(rows), MOST_TOGETHER)]
-    if prefill == "batch":
+    if prefill != "positions":
         return [real] if real is None or len(real) else []
     grid = np.arange(tokens).reshape(-1, columns)
     kept = np.ones_like(grid, bool) if mask is None else mask
@@ -123,10 +123,7 @@ def route(attachment, number, logits, weights, ids, mask, columns):
     if prices is None:
         layer.plain(tally, own, groups)
         return weights, ids, None
-    logits = logits.detach().cpu()
-    if logits.dtype not in (torch.float32, torch.bfloat16):
-        logits = logits.float()
-    changes = layer.planned(tally, logits, own, groups, prices)
+    changes = layer.planned(tally, logits.detach().float().cpu().numpy(), own, groups, prices)
     if changes is None:
         return weights, ids, None
     rows, new_ids, new_weights, int4 = (None if c is None else torch.from_numpy(c) for c in changes)
@@ -136,9 +133,7 @@ def route(attachment, number, logits, weights, ids, mask, columns):
 
 def _written(base, rows, values):
     """A copy of `base` with these rows."""
-    result = base.detach().clone()
-    result[rows.to(base.device)] = values.to(base.device, base.dtype)
-    return result
+    return base.detach().index_copy(0, rows.to(base.device), values.to(base.device, base.dtype))
 
 
 @torch.library.custom_op("thermoe::route", mutates_args=())
