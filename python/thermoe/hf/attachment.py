@@ -62,6 +62,14 @@ class Attachment:
         self._fixed = open is not None
         self.current = Current(self._spread(open, slope) if self._fixed else None)
 
+    def set_limits(self, *, power_cap_w=None, temperature_cap_c=None, latency_target_us=None, max_open_price=0.25):
+        """Other limits from now on, as attach takes them; None: no such limit, whose price goes at once."""
+        if self.loop is None or not self.loop.governs:
+            raise InvalidArgument("set_limits: attached without limits, so nothing governs: give attach one")
+        self.loop.set_limits(power_cap_w=power_cap_w, temperature_cap_c=temperature_cap_c,
+                             layer_latency_target_us=_by_layer(latency_target_us, len(self.layers)),
+                             max_open_price=max_open_price)
+
     def _spread(self, open, slope):
         count = self.layers[0].site.count
         arrays = []
@@ -139,6 +147,10 @@ class Attachment:
         self.detach()
 
 
+def _by_layer(step_us, layers):
+    return None if step_us is None else step_us / layers
+
+
 def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us=None, max_open_price=0.25, prices=None,
            variants=None, prefill="batch", monitor="auto", costs=None, interval_s=0.2, decode_tokens=16):
     """Routes a transformers model's experts by what they cost. Returns an Attachment.
@@ -174,9 +186,8 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
     if wanted or opened is not None:
         costs = costs or loop.cost_model(model, sites)
     if wanted:
-        target = None if latency_target_us is None else latency_target_us / len(sites)
-        governor = _core.Governor(costs.surrogate(decode_tokens), **limits, layer_latency_target_us=target,
-                                  max_open_price=max_open_price)
+        governor = _core.Governor(costs.surrogate(decode_tokens), **limits, max_open_price=max_open_price,
+                                  layer_latency_target_us=_by_layer(latency_target_us, len(sites)))
     attachment = Attachment(model, sites, experts.quantize(listed, sites) if listed else None, prefill)
     if prices is not None:
         attachment.set_prices(*prices)
@@ -186,6 +197,7 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
         attachment.source = "no monitor" if opened is None else opened.source
         attachment.loop = loop.PriceLoop(attachment, costs, governor, opened, owned, interval_s)
         attachment.loop.start()
+        weakref.finalize(model, attachment.loop.cancel)
     return attachment
 
 

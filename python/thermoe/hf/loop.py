@@ -56,7 +56,16 @@ class PriceLoop:
         self._polled = self._twin or source.startswith("replay")
         self._last, self._pace = attachment.statistics.total("decode"), (0.0, 0)
         self._stop, self._thread, self._start = threading.Event(), None, time.perf_counter()
+        self._one_at_a_time = threading.Lock()  # the governor
         self.error = None
+
+    @property
+    def governs(self):
+        return self._governor is not None
+
+    def set_limits(self, **limits):
+        with self._one_at_a_time:
+            self._governor.set_limits(**limits)
 
     def start(self):
         if self._owned and not self._polled:
@@ -64,8 +73,12 @@ class PriceLoop:
         self._thread = threading.Thread(target=self._run, name="thermoe prices", daemon=True)
         self._thread.start()
 
-    def stop(self):
+    def cancel(self):
+        """Lets the thread end, without waiting for it."""
         self._stop.set()
+
+    def stop(self):
+        self.cancel()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -90,24 +103,25 @@ class PriceLoop:
         self._pace = pace
         step_us = (pace[0] - before[0]) / (pace[1] - before[1]) * 1e6 if pace[1] > before[1] else None
         if self._twin:
+            if not window.plans:  # a twin's time passes while the model decodes
+                return
             step_us = self._simulate(window, dt_s)
         if self._monitor is None:
             state = _core.HardwareState(present=False)
         else:
             state = self._monitor.poll() if self._polled and self._owned else self._monitor.state()
         if self._governor is not None:
-            self._governor.update(state, dt_s, None if step_us is None else step_us / len(self._attachment.layers))
-            self._attachment.govern(self._governor)
+            with self._one_at_a_time:
+                layer_us = None if step_us is None else step_us / len(self._attachment.layers)
+                self._governor.update(state, dt_s, layer_us)
+                self._attachment.govern(self._governor)
         power = state.power_instant_w if state.power_average_w is None else state.power_average_w
-        self._attachment.history.append(Tick(
-            time.perf_counter() - self._start, power, state.temperature_c, state.energy_mj, step_us,
-            self._attachment.current.highest()))
+        seconds = state.time_s if self._twin else time.perf_counter() - self._start
+        self._attachment.history.append(Tick(seconds, power, state.temperature_c, state.energy_mj, step_us,
+                                             self._attachment.current.highest()))
 
     def _simulate(self, window, dt_s):
         """Lets a twin run what was routed since the last tick, back to back: a step's latency on it, in us."""
-        if not window.plans:
-            self._monitor.advance(self._costs.layer(0, 0, 0), dt_s)
-            return None
         plans = window.plans
         read = self._attachment.read_frac(window)
         layer = self._costs.layer(window.tokens / plans, window.distinct / plans * read, window.pairs / plans,
