@@ -44,8 +44,9 @@ def config_of(family):
 
 
 def model_of(family, dtype=torch.bfloat16):
-    if family == "nano":
-        return transformers.AutoModelForCausalLM.from_pretrained(NANO, dtype=dtype).eval()
+    if family == "nano" or family in MODELS:
+        path = NANO if family == "nano" else family
+        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
     torch.manual_seed(3)
     config = config_of(family)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
@@ -106,7 +107,7 @@ def plans_of(handle):
 # --- zero prices, and nothing left behind -------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES + MODELS[1:])
 def test_at_zero_prices_every_token_is_the_plain_models(family):
     model = model_of(family)
     plain, logits = generated(model), logits_of(model)

@@ -65,30 +65,32 @@ class LayerRouter:
         """Counts passes at zero prices."""
         for rows in groups:
             chosen = ids if rows is None else ids[rows]
-            distinct = int(np.count_nonzero(np.bincount(chosen.reshape(-1), minlength=self.site.count)))
+            distinct = len(set(chosen.reshape(-1).tolist())) if chosen.size < 512 else int(
+                np.count_nonzero(np.bincount(chosen.reshape(-1), minlength=self.site.count)))
             tally.add(len(chosen), chosen.size, distinct, distinct)
 
-    def planned(self, tally, logits, ids, groups, prices):
-        """(rows, ids, weights, int4) of the tokens whose experts are not the router's own, or None."""
-        parts = []
+    def planned(self, tally, logits, groups, prices):
+        """(ids, weights, int4, rows): the plan's arrays [T, slots], of which `rows` [T] were planned. int4 is None
+        where precisions are not the plan's to choose, rows where all were planned."""
+        if len(groups) == 1 and groups[0] is None:
+            return *self._group(tally, logits, prices), None
+        shape = (len(logits), self.site.top_k)
+        ids, weights, planned = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(len(logits), bool)
+        int4 = np.zeros(shape, np.uint8) if self.variants > 1 else None
         for rows in groups:
-            scores = logits if rows is None else logits[rows]
-            plan = self.router.plan(scores, prices, out=self._plan(len(scores)), gate="softmax", layer=self.number)
-            report, own = plan.report, ids if rows is None else ids[rows]
-            if self.variants > 1:  # precisions change too: every token is the plan's
-                int4 = (plan.instances % self.variants).astype(np.uint8)
-                differ = np.arange(len(own))
-            else:  # so does a tie that the router broke otherwise than the plan
-                int4 = None
-                differ = np.flatnonzero((np.sort(plan.ids, 1) != np.sort(own, 1)).any(1))
-            tally.add(len(own), report.used_pairs, report.distinct_experts, report.top_k_distinct_experts,
-                      report.gate_mass_frac, report.changed_tokens, 0 if int4 is None else int(int4.sum()))
-            if len(differ):
-                at = differ if rows is None else rows[differ]
-                parts.append((at, plan.ids[differ], plan.weights[differ], None if int4 is None else int4[differ]))
-        if not parts:
-            return None
-        return [None if column[0] is None else np.concatenate(column) for column in zip(*parts)]
+            ids[rows], weights[rows], coarse = self._group(tally, logits[rows], prices)
+            planned[rows] = True
+            if coarse is not None:
+                int4[rows] = coarse
+        return ids, weights, int4, planned
+
+    def _group(self, tally, logits, prices):
+        plan = self.router.plan(logits, prices, out=self._plan(len(logits)), gate="softmax", layer=self.number)
+        int4 = (plan.instances % self.variants).astype(np.uint8) if self.variants > 1 else None
+        report = plan.report
+        tally.add(len(logits), report.used_pairs, report.distinct_experts, report.top_k_distinct_experts,
+                  report.gate_mass_frac, report.changed_tokens, 0 if int4 is None else int(int4.sum()))
+        return plan.ids, plan.weights, int4
 
 
 def groups_of(tokens, columns, mask, prefill):
@@ -117,23 +119,20 @@ def route(attachment, number, logits, weights, ids, mask, columns):
     if logits.device.type != "cpu" and prices is None:  # counting would wait for the GPU
         return weights, ids, None
     tally = statistics.layers[number][phase]
-    known = None if mask is None else mask.cpu().numpy()
-    own = ids.detach().cpu().numpy()
-    groups = groups_of(len(own), columns, known, attachment.prefill)
+    groups = groups_of(len(ids), columns, None if mask is None else mask.cpu().numpy(), attachment.prefill)
     if prices is None:
-        layer.plain(tally, own, groups)
+        layer.plain(tally, ids.cpu().numpy(), groups)
         return weights, ids, None
-    changes = layer.planned(tally, logits.detach().float().cpu().numpy(), own, groups, prices)
-    if changes is None:
-        return weights, ids, None
-    rows, new_ids, new_weights, int4 = (None if c is None else torch.from_numpy(c) for c in changes)
-    return _written(weights, rows, new_weights), _written(ids, rows, new_ids), (
-        None if int4 is None else _written(torch.zeros(ids.shape, dtype=torch.uint8), rows, int4))
-
-
-def _written(base, rows, values):
-    """A copy of `base` with these rows."""
-    return base.detach().index_copy(0, rows.to(base.device), values.to(base.device, base.dtype))
+    planned = layer.planned(tally, logits.detach().float().cpu().numpy(), groups, prices)
+    new_ids, new_weights, int4, rows = (None if a is None else torch.from_numpy(a).to(ids.device) for a in planned)
+    # A token keeps what its router returned, bit for bit, unless the plan changed it or broke a tie otherwise; where
+    # the plan chose precisions, slot by slot, it takes the plan's.
+    take = (new_ids != ids).any(1, keepdim=True) if int4 is None else torch.ones_like(ids[:, :1], dtype=torch.bool)
+    if rows is not None:
+        take &= rows.unsqueeze(1)
+    # Copies: the plan's arrays are written again by the next batch of this size.
+    return (torch.where(take, new_weights.to(weights.dtype), weights.detach()),
+            torch.where(take, new_ids.to(ids.dtype), ids), int4)
 
 
 @torch.library.custom_op("thermoe::route", mutates_args=())
