@@ -34,7 +34,7 @@ class Current:
 
 class Attachment:
     """What attach returns: a context manager that detaches. One thread runs the model at a time; any may call
-    the rest."""
+    the rest. `history`: the price loop's Ticks, oldest first."""
 
     def __init__(self, model, sites, quantized, prefill):
         self.key, self.model_name, self.prefill = next(_KEYS), type(model).__name__, prefill
@@ -158,14 +158,15 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
     power_cap_w, temperature_cap_c, latency_target_us: limits that the Governor turns into prices: of the board, of
       the die, of a decode step (start to start; divided by the MoE layers for the Governor). None: no such limit.
     max_open_price: ceiling of an expert's opening price; bounds the loss.
-    prices: (open, slope) fixed instead, each a number or one for every expert; no price loop runs.
+    prices: (open, slope) fixed instead, each a number or one for every expert; nothing governs.
     variants: None, the model's own experts; or on the CPU ("int8",), ("int4",) or ("int8", "int4"): quantised now,
       beside the model's own; with both each plan says which.
     prefill: who routes together in a pass of several tokens a sequence: "batch" all of them, "positions" the tokens
       of one column at a time, "top-k" leaves them alone.
     monitor: "nvml:0", "twin", "replay:FILE", a Monitor that runs, None; "auto" is the model's GPU, or None.
-    costs: a CostModel; None: of the model's own sizes. interval_s: of the price loop. decode_tokens: of a decode
-      step, for which the Governor weighs an expert's opening against its tokens.
+    costs: a CostModel; None: of the model's own sizes on the shipped H100's profile.
+    interval_s: of the price loop. decode_tokens: of a decode step, for which the Governor weighs an expert's opening
+      against its tokens.
 
     Raises InvalidArgument where the model has no MoE layer that a plan can stand for, is attached already, or a
     limit has no telemetry; what Monitor and CostModel raise.
@@ -183,7 +184,7 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
     listed = experts.check_variants(variants, sites)
     opened, owned = loop.open_monitor(monitor, sites[0].router.weight.device, interval_s, power_cap_w, temperature_cap_c)
     governor = None
-    if wanted or opened is not None:
+    if wanted or (opened is not None and opened.source.startswith("twin")):
         costs = costs or loop.cost_model(model, sites)
     if wanted:
         governor = _core.Governor(costs.surrogate(decode_tokens), **limits, max_open_price=max_open_price,

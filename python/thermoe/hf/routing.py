@@ -125,9 +125,8 @@ def route(attachment, number, logits, weights, ids, mask, columns):
         return weights, ids, None
     planned = layer.planned(tally, logits.detach().float().cpu().numpy(), groups, prices)
     new_ids, new_weights, int4, rows = (None if a is None else torch.from_numpy(a).to(ids.device) for a in planned)
-    # A token keeps what its router returned, bit for bit, unless the plan changed it or broke a tie otherwise; where
-    # the plan chose precisions, slot by slot, it takes the plan's.
-    take = (new_ids != ids).any(1, keepdim=True) if int4 is None else torch.ones_like(ids[:, :1], dtype=torch.bool)
+    # A token keeps what its router returned, bit for bit, unless the plan changed it or broke a tie otherwise.
+    take = (new_ids != ids).any(1, keepdim=True)
     if rows is not None:
         take &= rows.unsqueeze(1)
     # Copies: the plan's arrays are written again by the next batch of this size.
