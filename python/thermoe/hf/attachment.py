@@ -182,7 +182,8 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
         raise InvalidArgument("give limits or fixed prices, not both")
     sites = find_sites(model)
     listed = experts.check_variants(variants, sites)
-    opened, owned = loop.open_monitor(monitor, sites[0].router.weight.device, interval_s, power_cap_w, temperature_cap_c)
+    opened, owned = loop.open_monitor(monitor, sites[0].router.weight.device, interval_s, power_cap_w,
+                                      temperature_cap_c)
     governor = None
     if wanted or (opened is not None and opened.source.startswith("twin")):
         costs = costs or loop.cost_model(model, sites)

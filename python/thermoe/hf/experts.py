@@ -36,14 +36,15 @@ def check_variants(variants, sites):
                               f"{', '.join(map(str, LISTS))} on the CPU")
     for site in sites:
         experts = site.experts
-        if experts.gate_up_proj.device.type != "cpu":
-            raise InvalidArgument(f"variants {listed}: {site.name} is on {experts.gate_up_proj.device}: quantised "
-                                  "experts run on the CPU alone; leave variants out, or move the model there")
         plain = experts.has_gate and experts.is_concatenated and not experts.is_transposed
-        silu = isinstance(experts.act_fn, torch.nn.SiLU) or type(experts.act_fn).__name__ == "SiLUActivation"
+        gate = getattr(experts, "act_fn", None)
+        silu = isinstance(gate, torch.nn.SiLU) or type(gate).__name__ == "SiLUActivation"
         if not plain or not silu or experts.has_bias or getattr(experts, "has_post_expert_norm", False):
             raise InvalidArgument(f"variants {listed}: {site.name} ({type(experts).__name__}) is no plain SwiGLU: its "
                                   "experts run as they are stored; leave variants out")
+        if experts.gate_up_proj.device.type != "cpu":
+            raise InvalidArgument(f"variants {listed}: {site.name} is on {experts.gate_up_proj.device}: quantised "
+                                  "experts run on the CPU alone; leave variants out, or move the model there")
     return listed
 
 

@@ -22,9 +22,8 @@ class Report(dict):
                     f"{_number(part['distinct_experts'], '.1f')} of {_number(part['top_k_distinct_experts'], '.1f')} "
                     f"experts  gate mass {_number(part['gate_mass_frac'], '.4f')}  "
                     f"changed {_number(part['changed_tokens_frac'], '.3f')}")
-        lines.append(f"  price   opening {_number(self['open_price'], '.4f')} now, "
-                     f"{_number(self['open_price_mean'], '.4f')} mean, {_number(self['open_price_max'], '.4f')} most, of "
-                     f"{self['ticks']} ticks")
+        now, mean, most = (_number(self["open_price" + end], ".4f") for end in ("", "_mean", "_max"))
+        lines.append(f"  price   opening {now} now, {mean} mean, {most} most, of {self['ticks']} ticks")
         lines.append(f"  power   {_number(self['power_w'], '.0f')} W mean, {_number(self['energy_j'], '.1f')} J, "
                      f"{_number(self['temperature_c'], '.0f')} C, from {self['source']}")
         lines.append(f"  step    {_number(self['step_latency_us'], '.0f')} us mean of a decode step")
