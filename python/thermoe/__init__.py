@@ -7,6 +7,7 @@ else speaks DLPack are read and written where they are.
 
 import os
 import pathlib
+import typing
 
 from .errors import CudaError, Error, InvalidArgument, IoError, NoCuda, NvmlError, ProfileMiss
 from ._core import (
@@ -26,6 +27,9 @@ from ._core import (
     has_cuda,
     version,
 )
+
+if typing.TYPE_CHECKING:
+    from .hf import attach, detach
 
 __version__ = version()
 
@@ -82,3 +86,17 @@ def include_dir():
     package = pathlib.Path(__file__).resolve().parent
     inside = package / "include"
     return inside if inside.exists() else package.parent.parent / "include"
+
+
+def __getattr__(name):
+    """attach and detach: only who asks for them imports torch and transformers (so they are not in __all__)."""
+    if name not in ("attach", "detach"):
+        raise AttributeError(f"module 'thermoe' has no attribute '{name}'")
+    try:
+        from . import hf
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing not in ("torch", "transformers", "packaging"):
+            raise
+        raise ImportError(f"thermoe.{name} needs {missing}: pip install torch 'transformers>=5,<6'") from error
+    return getattr(hf, name)

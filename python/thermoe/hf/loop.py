@@ -1,0 +1,131 @@
+"""The slow loop: telemetry and the pace of decode steps become prices, a few times a second."""
+
+import dataclasses
+import threading
+import time
+
+from .. import _core
+from ..errors import InvalidArgument
+
+# Layers that a twin runs back to back in a tick: bounds the tick's own work to some ms.
+_MOST_LAYERS = 20000
+
+
+@dataclasses.dataclass
+class Tick:
+    """What one tick saw and decided. None: no reading."""
+
+    time_s: float
+    power_w: float | None
+    temperature_c: float | None
+    energy_mj: float | None
+    step_latency_us: float | None
+    open_price: float
+
+
+def cost_model(model, sites):
+    """Costs of the model's own sizes on the H100 of the shipped profile."""
+    down = sites[0].experts.down_proj
+    hidden, inter = (getattr(sites[0].experts, name, None) for name in ("hidden_dim", "intermediate_dim"))
+    return _core.CostModel(hidden_size=hidden or down.shape[-2], expert_inter_size=inter or down.shape[-1],
+                           experts=sites[0].count, top_k=sites[0].top_k, layers=len(sites))
+
+
+def open_monitor(monitor, device, interval_s, power_cap_w, temperature_cap_c):
+    """A Monitor, whether it is ours to start and stop, and whether it is simulated or replayed."""
+    if monitor == "auto":
+        monitor = f"nvml:{device.index or 0}" if device.type == "cuda" else None
+    if monitor is None:
+        if power_cap_w is not None or temperature_cap_c is not None:
+            raise InvalidArgument('a power or temperature cap needs telemetry: give monitor="nvml:0" on a machine with '
+                                  'a GPU, "twin" for a simulated one, or "replay:FILE"')
+        return None, False
+    if isinstance(monitor, str):
+        return _core.Monitor(monitor, period_s=interval_s), True
+    return monitor, False
+
+
+class PriceLoop:
+    """A thread that ticks. Reads the attachment's statistics, writes its prices."""
+
+    def __init__(self, attachment, costs, governor, monitor, owned, interval_s):
+        self._attachment, self._costs, self._governor = attachment, costs, governor
+        self._monitor, self._owned, self._interval_s = monitor, owned, interval_s
+        source = "" if monitor is None else monitor.source
+        self._twin = source.startswith("twin")
+        self._polled = self._twin or source.startswith("replay")
+        self._last, self._pace = attachment.statistics.total("decode"), (0.0, 0)
+        self._stop, self._thread, self._start = threading.Event(), None, time.perf_counter()
+        self._one_at_a_time = threading.Lock()  # the governor
+        self.error = None
+
+    @property
+    def governs(self):
+        return self._governor is not None
+
+    def set_limits(self, **limits):
+        with self._one_at_a_time:
+            self._governor.set_limits(**limits)
+
+    def start(self):
+        if self._owned and not self._polled:
+            self._monitor.start()
+        self._thread = threading.Thread(target=self._run, name="thermoe prices", daemon=True)
+        self._thread.start()
+
+    def cancel(self):
+        """Lets the thread end, without waiting for it."""
+        self._stop.set()
+
+    def stop(self):
+        self.cancel()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            if self._owned and not self._polled:
+                self._monitor.stop()
+
+    def _run(self):
+        before = time.perf_counter()
+        try:
+            while not self._stop.wait(self._interval_s):
+                now = time.perf_counter()
+                self.tick(now - before)
+                before = now
+        except Exception as error:  # said by report(); prices stay where they are
+            self.error = error
+
+    def tick(self, dt_s):
+        """One tick, dt_s after the last."""
+        total = self._attachment.statistics.total("decode")
+        window, self._last = total.minus(self._last), total
+        pace, before = self._attachment.statistics.pace(), self._pace
+        self._pace = pace
+        step_us = (pace[0] - before[0]) / (pace[1] - before[1]) * 1e6 if pace[1] > before[1] else None
+        if self._twin:
+            if not window.plans:  # a twin's time passes while the model decodes
+                return
+            step_us = self._simulate(window, dt_s)
+        if self._monitor is None:
+            state = _core.HardwareState(present=False)
+        else:
+            state = self._monitor.poll() if self._polled and self._owned else self._monitor.state()
+        if self._governor is not None:
+            with self._one_at_a_time:
+                layer_us = None if step_us is None else step_us / len(self._attachment.layers)
+                self._governor.update(state, dt_s, layer_us)
+                self._attachment.govern(self._governor)
+        power = state.power_instant_w if state.power_average_w is None else state.power_average_w
+        seconds = state.time_s if self._twin else time.perf_counter() - self._start
+        self._attachment.history.append(Tick(seconds, power, state.temperature_c, state.energy_mj, step_us,
+                                             self._attachment.current.highest()))
+
+    def _simulate(self, window, dt_s):
+        """Lets a twin run what was routed since the last tick, back to back: a step's latency on it, in us."""
+        plans = window.plans
+        read = self._attachment.read_frac(window)
+        layer = self._costs.layer(window.tokens / plans, window.distinct / plans * read, window.pairs / plans,
+                                  self._monitor.state())
+        for _ in range(max(1, min(_MOST_LAYERS, int(dt_s * 1e6 / layer.latency_us)))):
+            self._monitor.advance(layer)
+        return layer.latency_us * len(self._attachment.layers)
