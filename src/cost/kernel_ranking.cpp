@@ -1,7 +1,6 @@
 #include "thermoe/kernel_ranking.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -19,12 +18,17 @@ bool has_kernel(const cost::KernelProfile& profile, const std::string& dtype,
       });
 }
 
-std::vector<std::string> kernels_of(const cost::KernelProfile& profile) {
-  std::vector<std::string> names;
+void append(std::string& list, const std::string& name) {
+  if (!list.empty()) list += ", ";
+  list += name;
+}
+
+std::string kernels_of(const cost::KernelProfile& profile) {
+  std::string list;
   for (const cost::MeasuredKernel& kernel : profile.kernels)
     if (kernel.op == cost::Operation::kExperts)
-      names.push_back(kernel.kernel + " (" + kernel.dtype + ")");
-  return names;
+      append(list, kernel.kernel + " (" + kernel.dtype + ")");
+  return list;
 }
 
 }  // namespace
@@ -40,12 +44,12 @@ KernelRanking::KernelRanking(const std::filesystem::path& profile_file, const Co
     names_.push_back(name);
     models_.emplace_back(profile_file, shape, KernelChoice{dtype, name});
   }
-  if (names_.empty())
-    throw ProfileMiss(
-        fmt::format("{}: measured none of {} with {} weights, only {}; measure them "
-                    "with thermoe calibrate",
-                    profile_file.string(), fmt::join(kernels, ", "), dtype,
-                    fmt::join(kernels_of(profile), ", ")));
+  if (!names_.empty()) return;
+  std::string wanted;
+  for (const std::string& name : kernels) append(wanted, name);
+  throw ProfileMiss(fmt::format(
+      "{}: measured none of {} with {} weights, only {}; measure them with thermoe calibrate",
+      profile_file.string(), wanted, dtype, kernels_of(profile)));
 }
 
 std::vector<RankedKernel> KernelRanking::rank(const MoeWork& work,
