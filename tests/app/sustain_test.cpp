@@ -56,7 +56,7 @@ TEST(Sustain, WithoutATargetTokensAreTopKs) {
   outcome.phases = {run_nano(settings, {"top-k", false, {}, 0, 0, 0}),
                     run_nano(settings, {"no target", true, {}, 0, 0, 0})};
   compare_tokens(outcome, 1);
-  EXPECT_GT(outcome.compared_tokens, 40);
+  EXPECT_GE(outcome.compared_tokens, 8);
   EXPECT_EQ(outcome.different_tokens, 0);
 }
 
