@@ -89,7 +89,7 @@ class LanguageModel {
   virtual void decode(const DecodeRequest& request, const RoutingContext& routing,
                       SequenceCache& cache, std::span<int32_t> sampled);
   // Who chooses the experts' kernels from now on, where there is a choice; null: the model itself.
-  virtual void set_expert_kernels(std::shared_ptr<const ExpertKernelChooser>) {}
+  virtual void set_expert_kernels(const std::shared_ptr<const ExpertKernelChooser>&) {}
   // By layer, what the last pass ran its experts on; empty where there is no choice.
   virtual std::vector<ExpertKernel> expert_kernels() const { return {}; }
 };

@@ -18,6 +18,7 @@ double expected_distinct(double tokens, int k, int experts) {
 
 std::vector<std::string> all_names() {
   std::vector<std::string> names;
+  names.reserve(kExpertKernels);
   for (int i = 0; i < kExpertKernels; ++i)
     names.push_back(profile_name(static_cast<ExpertKernel>(i)));
   return names;

@@ -88,8 +88,8 @@ class CudaTransformer : public LanguageModel {
   std::unique_ptr<SequenceCache> make_cache(int sequences, int64_t max_positions) const override {
     return std::make_unique<CudaCache>(config_, sequences, max_positions);
   }
-  void set_expert_kernels(std::shared_ptr<const ExpertKernelChooser> chooser) override {
-    pass_.kernels().set_chooser(std::move(chooser));
+  void set_expert_kernels(const std::shared_ptr<const ExpertKernelChooser>& chooser) override {
+    pass_.kernels().set_chooser(chooser);
   }
   std::vector<ExpertKernel> expert_kernels() const override { return pass_.kernels().chosen(); }
   void forward(const TokenBatch& batch, const RoutingContext& routing, SequenceCache& cache,
