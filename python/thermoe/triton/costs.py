@@ -4,7 +4,7 @@ import os
 
 import thermoe
 
-BLOCKS = (16, 64, 128)
+from .kernels.specialisations import BLOCKS_M
 
 
 class BlockCosts:
@@ -18,7 +18,7 @@ class BlockCosts:
                  dtype: str = "bf16") -> None:
         self._experts, self._k = experts, top_k
         self._models = {}
-        for block_m in BLOCKS:
+        for block_m in BLOCKS_M:
             try:
                 self._models[block_m] = thermoe.CostModel(
                     profile, dtype=dtype, kernel=f"thermoe_triton_m{block_m}_cold", hidden_size=hidden_size,

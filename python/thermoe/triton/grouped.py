@@ -32,7 +32,7 @@ def _launch(kernel, arguments: tuple, form: str, block_m: int, units: int, plan:
     kernel[grid](
         *arguments,
         FORM=FORMS[form],
-        I_BOUND=1024,
+        I_BOUND=specialisations.I_BOUND,
         BLOCK_M=shape.block_m,
         UNITS=shape.units,
         COLUMNS=shape.columns,
