@@ -1,7 +1,3 @@
-#include <nanobind/stl/filesystem.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-
 #include <filesystem>
 #include <optional>
 

@@ -1,8 +1,5 @@
 #include "plan.h"
 
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
-
 #include <algorithm>
 #include <string>
 #include <vector>

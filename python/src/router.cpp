@@ -1,6 +1,3 @@
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-
 #include <mutex>
 #include <optional>
 #include <string>
