@@ -1,6 +1,7 @@
 # Build options, the default build type, warnings and sanitizers.
 option(THERMOE_BUILD_APP "Build the command-line program" ${PROJECT_IS_TOP_LEVEL})
 option(THERMOE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(THERMOE_UNITY_TESTS "Compile many test files at a time, whatever the library does" OFF)
 option(THERMOE_BUILD_BENCH "Build the benchmarks" OFF)
 option(THERMOE_BUILD_FUZZERS "Build the libFuzzer targets (needs clang)" OFF)
 option(THERMOE_PYTHON "Build the Python module (needs nanobind)" OFF)
