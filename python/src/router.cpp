@@ -7,6 +7,8 @@
 namespace thermoe::python {
 namespace {
 
+constexpr int64_t kMostTogether = 256;  // tokens of THERMOE_MODE_BATCH
+
 int32_t gate_of(const std::string& name) {
   if (name == "none") return THERMOE_GATE_NONE;
   if (name == "softmax") return THERMOE_GATE_SOFTMAX;
@@ -68,10 +70,9 @@ class Router {
   }
 
   size_t workspace_bytes(int32_t tokens) const {
-    thermoe_device_batch batch = device_batch();
+    thermoe_device_batch batch = device_batch(tokens);
     static const float any = 0;  // not read: the size depends on shapes alone
     batch.scores = &any;
-    batch.tokens = tokens;
     size_t bytes = 0;
     check(thermoe_route_workspace_bytes(&batch, &bytes));
     return bytes;
@@ -127,10 +128,9 @@ class Router {
     if (wishes.out.is_none())
       throw nb::value_error(
           "planning on a stream allocates nothing: give out=Plan(...) of arrays there");
-    thermoe_device_batch batch = device_batch();
+    thermoe_device_batch batch = device_batch(scores.rows());
     batch.scores = scores.data<void>();
     batch.row_stride = row_stride(scores);
-    batch.tokens = static_cast<int32_t>(std::min<int64_t>(scores.rows(), INT32_MAX));
     batch.score_type = scores.type() == Type::kBf16 ? THERMOE_BF16 : THERMOE_F32;
     batch.gate = gate_of(wishes.gate);
     Plan& plan = nb::cast<Plan&>(wishes.out);
@@ -175,15 +175,16 @@ class Router {
     batch.slope = wishes.prices->slope.data<float>();
   }
 
-  // What does not change from batch to batch.
-  thermoe_device_batch device_batch() const {
+  // What follows from the router and the number of tokens.
+  thermoe_device_batch device_batch(int64_t tokens) const {
     if (laid_out_) raise_invalid("a router with a layout plans on the CPU alone, from Python");
     auto batch = sized<thermoe_device_batch>();
     batch.experts = experts_;
     batch.k = k_;
+    batch.tokens = static_cast<int32_t>(std::min<int64_t>(tokens, INT32_MAX));
     batch.keep_probabilities = renormalize_ ? 0 : 1;
     if (policy_ == "adaptive")
-      batch.mode = THERMOE_MODE_BATCH;
+      batch.mode = tokens <= kMostTogether ? THERMOE_MODE_BATCH : THERMOE_MODE_PER_TOKEN;
     else if (policy_ == "topk")
       batch.mode = THERMOE_MODE_TOP_K;
     else

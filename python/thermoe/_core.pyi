@@ -436,8 +436,9 @@ class Router:
         Returns `out`, or a new plan.
 
         stream: plan on the GPU that holds scores, prices and out, on that cudaStream_t, without
-        allocation or synchronisation (policies "adaptive", T <= 256, and "topk"); workspace: uint8
-        there, of workspace_bytes(T); bias [E] float32. Raises NoCuda where the build has no CUDA code.
+        allocation or synchronisation (policies "adaptive" and "topk"; of more than 256 tokens "adaptive" routes each
+        alone at slope prices, and reads no opening prices); workspace: uint8 there, of
+        workspace_bytes(T); bias [E] float32. Raises NoCuda where the build has no CUDA code.
 
         Raises InvalidArgument naming token and expert of a score that is negative or not finite.
         """

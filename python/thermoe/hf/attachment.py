@@ -9,27 +9,17 @@ import numpy as np
 
 from .. import _core
 from ..errors import InvalidArgument
-from . import experts, loop, routing
+from ..serving.device_router import DevicePrices
+from ..serving.price_loop import Current, PriceLoop, open_monitor
+from ..serving.statistics import Statistics
+from . import experts, routing
 from .report import make_report
 from .sites import check_version, find_sites, holder_of
-from .statistics import Statistics
 
 _KEYS = itertools.count(1)
 _ATTACHED = weakref.WeakKeyDictionary()
 _PREFILL = ("batch", "positions", "top-k")
 _TICKS_KEPT = 100_000  # of history: some hours
-
-
-class Current:
-    """The prices in force: replaced as a whole, never changed. `prices` is None where all are zero."""
-
-    def __init__(self, prices=None):
-        zero = prices is None or not any(a is not None and np.any(a) for a in (prices.open, prices.slope))
-        self.prices = None if zero else prices
-
-    def highest(self):
-        """The highest opening price of an expert or instance."""
-        return 0.0 if self.prices is None or self.prices.open is None else float(np.max(self.prices.open))
 
 
 class Attachment:
@@ -41,12 +31,14 @@ class Attachment:
         self.quantized, self.batch = quantized, routing.Batch()
         layouts = quantized.layouts if quantized else [None] * len(sites)
         choice = quantized is not None and len(quantized.variants) > 1
-        self.layers = [routing.LayerRouter(number, site, layout if choice else None)
+        self.layers = [routing.SiteRouter(number, site, layout if choice else None)
                        for number, (site, layout) in enumerate(zip(sites, layouts))]
         self.layout = layouts[0]
         self.statistics = Statistics(len(sites))
         self.history = collections.deque(maxlen=_TICKS_KEPT)
         self.current, self.loop, self.source, self._fixed = Current(), None, "no monitor", False
+        devices = {site.router.weight.device for site in sites}
+        self._shown = {d: DevicePrices(sites[0].count, d) for d in devices if d.type != "cpu"}
         self._model, self._handles, self._implementation = weakref.ref(model), [], None
 
     # --- prices ---------------------------------------------------------------------------------
@@ -60,7 +52,7 @@ class Attachment:
         """Fixes the prices, of every layer: a number, or one for each expert, in bf16; a variant's opening price is
         the share of it that the variant reads. None gives them back to the governor."""
         self._fixed = open is not None
-        self.current = Current(self._spread(open, slope) if self._fixed else None)
+        self._put(Current(self._spread(open, slope) if self._fixed else None))
 
     def set_limits(self, *, power_cap_w=None, temperature_cap_c=None, latency_target_us=None, max_open_price=0.25):
         """Other limits from now on, as attach takes them; None: no such limit, whose price goes at once."""
@@ -87,8 +79,17 @@ class Attachment:
     def govern(self, governor):
         """Of the price loop: takes the governor's prices unless they are fixed."""
         if not self._fixed:
-            self.current = Current(governor.prices(layout=self.layout) if self.layout is not None
-                                   else governor.prices(self.layers[0].site.count))
+            self._put(Current(governor.prices(layout=self.layout) if self.layout is not None
+                              else governor.prices(self.layers[0].site.count)))
+
+    def _put(self, current):
+        self.current = current
+        for shown in self._shown.values():
+            shown.set(current.prices)
+
+    def on_device(self, device):
+        """The prices in force, where a GPU reads them."""
+        return self._shown[device]
 
     def read_frac(self, tally):
         """The mean share of an expert's bf16 bytes that the tally's pairs read."""
@@ -147,6 +148,14 @@ class Attachment:
         self.detach()
 
 
+def _cost_model(sites):
+    """Costs of the model's own sizes on the H100 of the shipped profile."""
+    down = sites[0].experts.down_proj
+    hidden, inter = (getattr(sites[0].experts, name, None) for name in ("hidden_dim", "intermediate_dim"))
+    return _core.CostModel(hidden_size=hidden or down.shape[-2], expert_inter_size=inter or down.shape[-1],
+                           experts=sites[0].count, top_k=sites[0].top_k, layers=len(sites))
+
+
 def _by_layer(step_us, layers):
     return None if step_us is None else step_us / layers
 
@@ -182,11 +191,12 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
         raise InvalidArgument("give limits or fixed prices, not both")
     sites = find_sites(model)
     listed = experts.check_variants(variants, sites)
-    opened, owned = loop.open_monitor(monitor, sites[0].router.weight.device, interval_s, power_cap_w,
-                                      temperature_cap_c)
+    device = sites[0].router.weight.device
+    opened, owned = open_monitor(monitor, (device.index or 0) if device.type == "cuda" else None, interval_s,
+                                 power_cap_w, temperature_cap_c)
     governor = None
     if wanted or (opened is not None and opened.source.startswith("twin")):
-        costs = costs or loop.cost_model(model, sites)
+        costs = costs or _cost_model(sites)
     if wanted:
         governor = _core.Governor(costs.surrogate(decode_tokens), **limits, max_open_price=max_open_price,
                                   layer_latency_target_us=_by_layer(latency_target_us, len(sites)))
@@ -197,7 +207,7 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
     _ATTACHED[model] = attachment
     if governor is not None or opened is not None:
         attachment.source = "no monitor" if opened is None else opened.source
-        attachment.loop = loop.PriceLoop(attachment, costs, governor, opened, owned, interval_s)
+        attachment.loop = PriceLoop(attachment, costs, governor, opened, owned, interval_s)
         attachment.loop.start()
         weakref.finalize(model, attachment.loop.cancel)
     return attachment

@@ -1,15 +1,12 @@
 """What an attachment did, as a dict and as a table."""
 
-import json
+from ..serving import report
+from ..serving.report import mean
+from ..serving.statistics import PHASES
 
-from .statistics import PHASES
 
-
-class Report(dict):
+class Report(report.Report):
     """A dict of plain values (units in the keys), printed as a table. None: not known."""
-
-    def json(self):
-        return json.dumps(self, indent=2)
 
     def __str__(self):
         lines = [f"{self['model']}: {self['layers']} MoE layers of {self['experts']} experts, top {self['top_k']}, "
@@ -39,27 +36,12 @@ def _number(value, form):
     return "-" if value is None else format(value, form)
 
 
-def _mean(values):
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def _phase(attachment, phase):
-    statistics, layers, quantized = attachment.statistics, len(attachment.layers), attachment.quantized
-    total = statistics.total(phase)
-    known = total.plans > 0
+    total, quantized = attachment.statistics.total(phase), attachment.quantized
     int4_frac = None
     if quantized and total.pairs:
         int4_frac = 1.0 if quantized.variants == ("int4",) else total.int4_pairs / total.pairs
-    return {
-        "passes": statistics.steps[phase],
-        "tokens": total.tokens // layers,
-        "distinct_experts": total.distinct / total.plans if known else None,
-        "top_k_distinct_experts": total.top_k_distinct / total.plans if known else None,
-        "gate_mass_frac": total.mass / total.tokens if known else None,
-        "changed_tokens_frac": total.changed / total.tokens if known else None,
-        "int4_frac": int4_frac,
-    }
+    return report.phase_report(attachment.statistics, phase) | {"int4_frac": int4_frac}
 
 
 def make_report(attachment):
@@ -81,14 +63,14 @@ def make_report(attachment):
             layer["decode"].distinct / layer["decode"].plans if layer["decode"].plans else None
             for layer in statistics.layers],
         open_price=now,
-        open_price_mean=_mean(open_prices) if history else now,
+        open_price_mean=mean(open_prices) if history else now,
         open_price_max=max([now, *open_prices]),
         ticks=len(history),
-        power_w=_mean([tick.power_w for tick in history]),
+        power_w=mean([tick.power_w for tick in history]),
         energy_j=energy_j,
         temperature_c=next((t.temperature_c for t in reversed(history) if t.temperature_c is not None), None),
         source=attachment.source,
-        step_latency_us=_mean([tick.step_latency_us for tick in history]) if history else _paced(statistics),
+        step_latency_us=mean([tick.step_latency_us for tick in history]) if history else _paced(statistics),
         quantized_bytes=quantized.bytes if quantized else 0,
         quantize_s=quantized.seconds if quantized else 0.0,
         error=None if loop is None or loop.error is None else str(loop.error),

@@ -9,7 +9,8 @@ import weakref
 import numpy as np
 import torch
 
-from .. import _core
+from ..serving.device_router import DeviceRouter
+from ..serving.layer_router import LayerRouter
 
 # Attachments by key: what a compiled graph can name. One that is gone routes nothing.
 ALIVE = weakref.WeakValueDictionary()
@@ -43,54 +44,13 @@ def mask_of(attention_mask, columns):
     return seen.any(-1)
 
 
-class LayerRouter:
-    """Plans one layer's batches."""
+class SiteRouter(LayerRouter):
+    """A site's."""
 
     def __init__(self, number, site, layout):
-        self.number, self.site = number, site
-        self.variants = 1 if layout is None else layout.instances // site.count
+        super().__init__(number, site.count, site.top_k, site.renormalize, layout)
+        self.site, self.device = site, DeviceRouter(self)
         self.int4 = None  # of the pass under way, for the layer's experts
-        self.router = _core.Router(site.count, site.top_k, layout=layout, renormalize=site.renormalize)
-        self._out = None
-
-    def _plan(self, tokens):
-        """Arrays for so many tokens, used again while the number stays."""
-        if self._out is None or self._out.ids.shape[0] != tokens:
-            shape = (tokens, self.site.top_k)
-            self._out = _core.Plan(ids=np.empty(shape, np.int32), instances=np.empty(shape, np.int32),
-                                   weights=np.empty(shape, np.float32))
-        return self._out
-
-    def plain(self, tally, ids, groups):
-        """Counts passes at zero prices."""
-        for rows in groups:
-            chosen = ids if rows is None else ids[rows]
-            distinct = len(set(chosen.reshape(-1).tolist())) if chosen.size < 512 else int(
-                np.count_nonzero(np.bincount(chosen.reshape(-1), minlength=self.site.count)))
-            tally.add(len(chosen), chosen.size, distinct, distinct)
-
-    def planned(self, tally, logits, groups, prices):
-        """(ids, weights, int4, rows): the plan's arrays [T, slots], of which `rows` [T] were planned. int4 is None
-        where precisions are not the plan's to choose, rows where all were planned."""
-        if len(groups) == 1 and groups[0] is None:
-            return *self._group(tally, logits, prices), None
-        shape = (len(logits), self.site.top_k)
-        ids, weights, planned = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(len(logits), bool)
-        int4 = np.zeros(shape, np.uint8) if self.variants > 1 else None
-        for rows in groups:
-            ids[rows], weights[rows], coarse = self._group(tally, logits[rows], prices)
-            planned[rows] = True
-            if coarse is not None:
-                int4[rows] = coarse
-        return ids, weights, int4, planned
-
-    def _group(self, tally, logits, prices):
-        plan = self.router.plan(logits, prices, out=self._plan(len(logits)), gate="softmax", layer=self.number)
-        int4 = (plan.instances % self.variants).astype(np.uint8) if self.variants > 1 else None
-        report = plan.report
-        tally.add(len(logits), report.used_pairs, report.distinct_experts, report.top_k_distinct_experts,
-                  report.gate_mass_frac, report.changed_tokens, 0 if int4 is None else int(int4.sum()))
-        return plan.ids, plan.weights, int4
 
 
 def groups_of(tokens, columns, mask, prefill):
@@ -116,8 +76,8 @@ def route(attachment, number, logits, weights, ids, mask, columns):
         statistics.begin_step(phase)
     if phase == "prefill" and attachment.prefill == "top-k":
         prices = None
-    if logits.device.type != "cpu" and prices is None:  # counting would wait for the GPU
-        return weights, ids, None
+    if logits.device.type != "cpu":
+        return *route_on_gpu(attachment, layer, logits, weights, ids, mask, columns, prices), None
     tally = statistics.layers[number][phase]
     groups = groups_of(len(ids), columns, None if mask is None else mask.cpu().numpy(), attachment.prefill)
     if prices is None:
@@ -132,6 +92,23 @@ def route(attachment, number, logits, weights, ids, mask, columns):
     # Copies: the plan's arrays are written again by the next batch of this size.
     return (torch.where(take, new_weights.to(weights.dtype), weights.detach()),
             torch.where(take, new_ids.to(ids.dtype), ids), int4)
+
+
+def route_on_gpu(attachment, layer, logits, weights, ids, mask, columns, prices):
+    """(weights, ids). Nothing is counted, which would wait for the GPU, nor launched at zero prices, but where a graph
+    is captured that may be replayed at others."""
+    if prices is None and not torch.cuda.is_current_stream_capturing():
+        return weights, ids
+    shown = attachment.on_device(logits.device)
+    real = None if mask is None else mask.reshape(-1).to(torch.bool)
+    if columns == 1 or attachment.prefill != "positions":
+        return layer.device.plan(shown, logits, weights, ids, real)
+    weights, ids = weights.clone(), ids.clone()
+    for column in range(columns):  # tokens of one column stand `columns` rows apart
+        rows = slice(column, None, columns)
+        weights[rows], ids[rows] = layer.device.plan(shown, logits[rows], weights[rows], ids[rows],
+                                                     None if real is None else real[rows])
+    return weights, ids
 
 
 @torch.library.custom_op("thermoe::route", mutates_args=())

@@ -4,6 +4,8 @@ import dataclasses
 import threading
 import time
 
+import numpy as np
+
 from .. import _core
 from ..errors import InvalidArgument
 
@@ -23,38 +25,47 @@ class Tick:
     open_price: float
 
 
-def cost_model(model, sites):
-    """Costs of the model's own sizes on the H100 of the shipped profile."""
-    down = sites[0].experts.down_proj
-    hidden, inter = (getattr(sites[0].experts, name, None) for name in ("hidden_dim", "intermediate_dim"))
-    return _core.CostModel(hidden_size=hidden or down.shape[-2], expert_inter_size=inter or down.shape[-1],
-                           experts=sites[0].count, top_k=sites[0].top_k, layers=len(sites))
+class Current:
+    """The prices in force: replaced as a whole, never changed. `prices` is None where all are zero."""
+
+    def __init__(self, prices=None):
+        zero = prices is None or not any(a is not None and np.any(a) for a in (prices.open, prices.slope))
+        self.prices = None if zero else prices
+
+    def highest(self):
+        """The highest opening price of an expert or instance."""
+        return 0.0 if self.prices is None or self.prices.open is None else float(np.max(self.prices.open))
 
 
-def open_monitor(monitor, device, interval_s, power_cap_w, temperature_cap_c):
-    """A Monitor, whether it is ours to start and stop, and whether it is simulated or replayed."""
+def open_monitor(monitor, gpu, interval_s, power_cap_w, temperature_cap_c):
+    """A Monitor or None, and whether it is ours to start and stop. "auto" is the GPU of that NVML index, None
+    without one."""
     if monitor == "auto":
-        monitor = f"nvml:{device.index or 0}" if device.type == "cuda" else None
+        monitor = None if gpu is None else f"nvml:{gpu}"
     if monitor is None:
         if power_cap_w is not None or temperature_cap_c is not None:
             raise InvalidArgument('a power or temperature cap needs telemetry: give monitor="nvml:0" on a machine with '
                                   'a GPU, "twin" for a simulated one, or "replay:FILE"')
         return None, False
-    if isinstance(monitor, str):
-        return _core.Monitor(monitor, period_s=interval_s), True
-    return monitor, False
+    opened, owned = (_core.Monitor(monitor, period_s=interval_s), True) if isinstance(monitor, str) else (monitor, False)
+    if gpu is not None and opened.source.startswith("twin"):
+        raise InvalidArgument('a twin runs what was routed, which is counted on the CPU alone: give monitor="nvml:0", or '
+                              "run the model on the CPU")
+    return opened, owned
 
 
 class PriceLoop:
-    """A thread that ticks. Reads the attachment's statistics, writes its prices."""
+    """A thread that ticks. Reads its host's `statistics`, `layers` and read_frac(tally); gives it each tick's
+    prices by govern(governor), and appends a Tick to its `history`, with the price of its `current`.
+    after(tick): called then, by the thread."""
 
-    def __init__(self, attachment, costs, governor, monitor, owned, interval_s):
-        self._attachment, self._costs, self._governor = attachment, costs, governor
+    def __init__(self, host, costs, governor, monitor, owned, interval_s, after=None):
+        self._host, self._costs, self._governor, self._after = host, costs, governor, after
         self._monitor, self._owned, self._interval_s = monitor, owned, interval_s
         source = "" if monitor is None else monitor.source
         self._twin = source.startswith("twin")
         self._polled = self._twin or source.startswith("replay")
-        self._last, self._pace = attachment.statistics.total("decode"), (0.0, 0)
+        self._last, self._pace = host.statistics.total("decode"), (0.0, 0)
         self._stop, self._thread, self._start = threading.Event(), None, time.perf_counter()
         self._one_at_a_time = threading.Lock()  # the governor
         self.error = None
@@ -97,9 +108,9 @@ class PriceLoop:
 
     def tick(self, dt_s):
         """One tick, dt_s after the last."""
-        total = self._attachment.statistics.total("decode")
+        total = self._host.statistics.total("decode")
         window, self._last = total.minus(self._last), total
-        pace, before = self._attachment.statistics.pace(), self._pace
+        pace, before = self._host.statistics.pace(), self._pace
         self._pace = pace
         step_us = (pace[0] - before[0]) / (pace[1] - before[1]) * 1e6 if pace[1] > before[1] else None
         if self._twin:
@@ -112,20 +123,22 @@ class PriceLoop:
             state = self._monitor.poll() if self._polled and self._owned else self._monitor.state()
         if self._governor is not None:
             with self._one_at_a_time:
-                layer_us = None if step_us is None else step_us / len(self._attachment.layers)
+                layer_us = None if step_us is None else step_us / len(self._host.layers)
                 self._governor.update(state, dt_s, layer_us)
-                self._attachment.govern(self._governor)
+                self._host.govern(self._governor)
         power = state.power_instant_w if state.power_average_w is None else state.power_average_w
         seconds = state.time_s if self._twin else time.perf_counter() - self._start
-        self._attachment.history.append(Tick(seconds, power, state.temperature_c, state.energy_mj, step_us,
-                                             self._attachment.current.highest()))
+        tick = Tick(seconds, power, state.temperature_c, state.energy_mj, step_us, self._host.current.highest())
+        self._host.history.append(tick)
+        if self._after is not None:
+            self._after(tick)
 
     def _simulate(self, window, dt_s):
         """Lets a twin run what was routed since the last tick, back to back: a step's latency on it, in us."""
         plans = window.plans
-        read = self._attachment.read_frac(window)
+        read = self._host.read_frac(window)
         layer = self._costs.layer(window.tokens / plans, window.distinct / plans * read, window.pairs / plans,
                                   self._monitor.state())
         for _ in range(max(1, min(_MOST_LAYERS, int(dt_s * 1e6 / layer.latency_us)))):
             self._monitor.advance(layer)
-        return layer.latency_us * len(self._attachment.layers)
+        return layer.latency_us * len(self._host.layers)

@@ -1,0 +1,75 @@
+"""One layer's plans on a GPU, enqueued on PyTorch's current stream and never waited for.
+
+What a CUDA graph captures reads prices, and how many of a batch's tokens are real, when it is replayed.
+"""
+
+import numpy as np
+import torch
+
+from .. import _core
+
+MOST_TOGETHER = 256  # tokens of one program; of more each is routed alone
+_MOST_TOKENS = 16384  # of one launch
+
+
+class DevicePrices:
+    """float32 [E] each, on one GPU; zero until they are set. Made before a graph is captured that reads them."""
+
+    def __init__(self, experts, device):
+        self.open, self.slope = (torch.zeros(experts, device=device) for _ in range(2))
+
+    def set(self, prices):
+        """A thermoe.Prices of NumPy arrays, or None: zero."""
+        for tensor, values in ((self.open, prices and prices.open), (self.slope, prices and prices.slope)):
+            if values is None:
+                tensor.zero_()
+            else:
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+
+def opening_share(tokens, experts, top_k):
+    """What one of so many tokens bears of an expert's opening price, if the experts share them evenly."""
+    return experts / (tokens * top_k)
+
+
+class DeviceRouter:
+    """Beside a LayerRouter without variants."""
+
+    def __init__(self, layer, gate="softmax"):
+        self._layer, self._gate = layer, gate
+
+    def serves(self, tokens):
+        return 0 < tokens <= _MOST_TOKENS
+
+    def plan(self, prices, logits, weights, ids, real=None):
+        """(weights, ids) [T, k] as an engine chose them, with the plan's of the tokens whose experts it changes. logits
+        [T, E]. real: bool [T], False where a row is padding, which keeps what it has and is worth no price; None: all."""
+        tokens, layer = len(ids), self._layer
+        if logits.dtype not in (torch.float32, torch.bfloat16):
+            logits = logits.float()
+        if real is not None:  # the same score for every expert: whichever it gets, no other row pays for it
+            logits = torch.where(real.unsqueeze(1), logits, 0)
+        slope = prices.slope
+        if tokens > MOST_TOGETHER:
+            slope = torch.add(slope, prices.open, alpha=opening_share(tokens, layer.experts, layer.top_k))
+        out = self._out(tokens, logits.device)
+        workspace = torch.empty(layer.router.workspace_bytes(tokens), dtype=torch.uint8, device=logits.device)
+        with torch.cuda.device(logits.device):
+            layer.router.plan(logits, _core.Prices(prices.open, slope), out=out, gate=self._gate, workspace=workspace,
+                              stream=torch.cuda.current_stream().cuda_stream)
+        take = out.changed != 0
+        if real is not None:
+            take &= real
+        take = take.unsqueeze(1)
+        return (torch.where(take, out.weights.to(weights.dtype), weights.detach()),
+                torch.where(take, out.ids.to(ids.dtype), ids))
+
+    def _out(self, tokens, device):
+        def array(shape, dtype):
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        top_k, experts = self._layer.top_k, self._layer.experts
+        return _core.Plan(ids=array((tokens, top_k), torch.int32), instances=array((tokens, top_k), torch.int32),
+                          weights=array((tokens, top_k), torch.float32), changed=array(tokens, torch.uint8),
+                          offsets=array(experts + 1, torch.int32), packed=array(tokens * top_k, torch.int32),
+                          device_report=array(48, torch.uint8))

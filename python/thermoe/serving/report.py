@@ -1,0 +1,30 @@
+"""What was routed, as a dict of plain values."""
+
+import json
+
+
+class Report(dict):
+    """Units are in the keys. None: not known."""
+
+    def json(self):
+        return json.dumps(self, indent=2)
+
+
+def mean(values):
+    """Of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def phase_report(statistics, phase):
+    """Passes and tokens of a phase, and means over its plans, which are one layer's each."""
+    total, layers = statistics.total(phase), len(statistics.layers)
+    known = total.plans > 0
+    return {
+        "passes": statistics.steps[phase],
+        "tokens": total.tokens // layers,
+        "distinct_experts": total.distinct / total.plans if known else None,
+        "top_k_distinct_experts": total.top_k_distinct / total.plans if known else None,
+        "gate_mass_frac": total.mass / total.tokens if known else None,
+        "changed_tokens_frac": total.changed / total.tokens if known else None,
+    }
