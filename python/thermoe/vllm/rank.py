@@ -1,0 +1,231 @@
+"""One process of vLLM: its layers, its prices, the telemetry of its GPU."""
+
+import collections
+import logging
+import weakref
+
+import numpy as np
+import torch
+
+from .. import _core
+from ..errors import InvalidArgument
+from ..serving.device_router import DevicePrices
+from ..serving.price_loop import Current, PriceLoop, open_monitor
+from ..serving.statistics import PHASES, Statistics
+from .agreement import Agreement
+from .reports import Reports
+
+_LOG = logging.getLogger("vllm.thermoe")  # vLLM's handlers and level
+_TICKS_KEPT = 1000  # of history: what a report's means are of
+SERVED = "models whose router takes the top-k of a softmax or of sigmoids (Qwen3-MoE, OLMoE, Mixtral)"
+
+
+class Rank:
+    """Made when the module is loaded, at work from the first router on. vLLM's one thread that runs the model calls
+    all but what says otherwise."""
+
+    def __init__(self):
+        self.settings = None
+        self._runners, self.routers, self.layers = [], [], []
+        self.current, self.statistics, self.history = Current(), Statistics(0), collections.deque(maxlen=_TICKS_KEPT)
+        self.phase, self.tokens = None, 0  # of the pass under way; None: one that vLLM makes up
+        self.number, self.loop, self.source = 0, None, "no monitor"
+        self.refused = 0  # batches of one layer whose logits were no numbers
+        self._proposed, self._agreement, self._passes, self._device = None, None, 0, None
+
+    def configure(self, settings):
+        self.settings = settings
+
+    # --- while vLLM builds the model ------------------------------------------------------------
+
+    def router(self, router):
+        """The planned router in its place. Raises InvalidArgument for one that a plan can't stand for."""
+        from vllm.model_executor.layers.fused_moe.router.fused_topk_router import FusedTopKRouter
+
+        from .routing import PlannedRouter
+
+        if type(router) is not FusedTopKRouter:
+            raise InvalidArgument(f"{type(router).__name__}: thermoe's plug-in serves {SERVED}; unset the variables "
+                                  "THERMOE_VLLM_* to serve this model without it")
+        planned = PlannedRouter(router, self)
+        self.routers.append(planned)
+        return planned
+
+    def place(self, runner):
+        """A MoERunner that was made: where its router is ours, experts on the CPU are told to ask it."""
+        if runner.router not in self.routers:
+            return
+        self._runners.append(weakref.ref(runner))
+        if _cpu():
+            runner.routed_experts.custom_routing_function = runner.router.route_on_cpu
+
+    # --- before each forward pass ---------------------------------------------------------------
+
+    def begin_pass(self, metadata):
+        """attn_metadata as vLLM gives it: None, or by layer, each with num_actual_tokens and max_query_len."""
+        if not self.routers:
+            return
+        if self._agreement is None:
+            self._begin()
+        if self._agreement is None:  # no layer was made of the routers
+            return
+        if self._passes % self.settings.agree_steps == 0:
+            self._agree()
+        self._passes += 1
+        one = next(iter(metadata.values()), None) if isinstance(metadata, dict) else None
+        if isinstance(metadata, list):
+            raise InvalidArgument("dual-batch overlap (--enable-dbo) cuts a batch in two: thermoe's plug-in routes "
+                                  "whole batches; leave it out")
+        self.tokens = getattr(one, "num_actual_tokens", 0)
+        decode = getattr(one, "max_query_len", 1) <= 1
+        self.phase = None if one is None else "decode" if decode else "prefill"
+        if self.phase is not None:
+            self.statistics.begin_step(self.phase)
+            if self._device is not None:
+                self._device[1].fill_(self.tokens)
+
+    def on_gpu(self, device):
+        """What every layer's graphs read: DevicePrices, and int32 [], how many of a batch's tokens are real."""
+        if self._device is None:
+            self._device = (DevicePrices(self.layers[0].experts, device),
+                            torch.full((), self.tokens, dtype=torch.int32, device=device))
+            self._device[0].set(self.current.prices)
+        return self._device
+
+    # --- prices ---------------------------------------------------------------------------------
+
+    def govern(self, governor):
+        """Of the price loop's thread: what this rank proposes at the next agreement."""
+        prices = governor.prices(self.layers[0].experts)
+        self._proposed = (np.asarray(prices.open), np.asarray(prices.slope))
+
+    def propose(self, open, slope):
+        """Fixed prices, of every expert, in force from the next agreement on."""
+        self._proposed = tuple(np.full(self.layers[0].experts, price, np.float32) for price in (open, slope))
+
+    def read_frac(self, _tally):
+        """Experts run as they are stored."""
+        return 1.0
+
+    def _agree(self):
+        proposed = self._proposed
+        if proposed is None:
+            proposed = (np.zeros(self.layers[0].experts, np.float32),) * 2
+        self.current = Current(_core.Prices(*map(np.ascontiguousarray, self._agreement(*proposed))))
+        if self._device is not None:
+            self._device[0].set(self.current.prices)
+
+    def refuse(self, error):
+        """A batch that could not be planned, and is vLLM's alone."""
+        self.refused += 1
+        if self.refused == 1:
+            _LOG.warning("thermoe left a batch to vLLM's own routing (said once; reports count them): %s", error)
+
+    # --- the beginning --------------------------------------------------------------------------
+
+    def _begin(self):
+        runners = [runner for runner in (ref() for ref in self._runners) if runner is not None]
+        if not runners:
+            return
+        for runner in runners:
+            _check(runner)
+        first = runners[0].moe_config
+        experts = first.num_logical_experts
+        if len({(r.moe_config.num_logical_experts, r.moe_config.experts_per_token) for r in runners}) > 1:
+            raise InvalidArgument("layers of different numbers of experts: thermoe's plug-in serves models whose MoE "
+                                  "layers are alike")
+        for number, runner in enumerate(runners):
+            runner.router.place(number, experts)
+            self.layers.append(runner.router.layer)
+        self.statistics = Statistics(len(self.layers))
+        self._agreement = Agreement(_group(), _mine(runners[0].routed_experts, experts))
+        if self.settings.fixed:
+            self.propose(self.settings.open_price or 0.0, self.settings.slope_price or 0.0)
+        if not _cpu():
+            self.on_gpu(torch.device("cuda", torch.cuda.current_device()))
+        self._start(first)
+
+    def _start(self, config):
+        settings = self.settings
+        limits = {"power_cap_w": settings.power_cap_w, "temperature_cap_c": settings.temperature_cap_c}
+        wanted = None if settings.monitor == "none" else settings.monitor
+        monitor, owned = open_monitor(wanted, _gpu(), settings.interval_s, **limits)
+        costs = governor = None
+        if settings.governed or (monitor is not None and monitor.source.startswith("twin")):
+            costs = _core.CostModel(settings.profile, hidden_size=config.hidden_dim,
+                                    expert_inter_size=config.intermediate_size_per_partition,
+                                    experts=config.num_logical_experts, top_k=config.experts_per_token,
+                                    layers=len(self.layers))
+        if settings.governed:
+            target = settings.step_latency_target_us
+            governor = _core.Governor(costs.surrogate(settings.decode_tokens), **limits,
+                                      max_open_price=settings.max_open_price, layer_latency_target_us=None
+                                      if target is None else target / len(self.layers))
+        self.number = _rank()
+        self.source = "no monitor" if monitor is None else monitor.source
+        self.loop = PriceLoop(self, costs, governor, monitor, owned, settings.interval_s,
+                              after=Reports(self, settings.report).after_tick)
+        self.loop.start()
+
+    def totals(self):
+        """{phase: Tally} since the beginning. Any thread."""
+        return {phase: self.statistics.total(phase) for phase in PHASES}
+
+
+def _check(runner):
+    """Raises InvalidArgument for a layer whose experts don't ask the router, or ask it about others' tokens."""
+    method = runner.routed_experts.quant_method
+    if _cpu():
+        if not type(method).__name__.startswith("Unquantized"):
+            raise InvalidArgument(f"{runner.layer_name}: {type(method).__name__} routes by itself on the CPU: serve "
+                                  "the model unquantised there, or unset THERMOE_VLLM_*")
+        if runner.moe_config.moe_parallel_config.use_ep:
+            raise InvalidArgument("vLLM's CPU experts don't know expert parallelism: leave --enable-expert-parallel out")
+    elif method.is_monolithic:
+        raise InvalidArgument(f"{runner.layer_name}: {type(method).__name__} chose a kernel that routes by itself: "
+                              "choose another (--moe-backend triton), or unset THERMOE_VLLM_*")
+    if runner.do_naive_dispatch_combine or runner.moe_config.pcp_size > 1:
+        raise InvalidArgument(f"{runner.layer_name}: this all-to-all gathers all ranks' tokens before they are routed, "
+                              "whose prices thermoe's plug-in does not agree on: choose another "
+                              "(--all2all-backend), or unset THERMOE_VLLM_*")
+
+
+def _cpu():
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
+
+
+def _gpu():
+    """The NVML index of this process's GPU, None on the CPU."""
+    from vllm.distributed import get_world_group
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return None
+    return current_platform.device_id_to_physical_device_id(get_world_group().local_rank)
+
+
+def _rank():
+    from vllm.distributed import get_world_group
+
+    return get_world_group().rank
+
+
+def _group():
+    """The tensor-parallel ranks' group on the CPU, or None where there is one rank."""
+    from vllm.distributed import get_tp_group
+
+    group = get_tp_group()
+    return group.cpu_group if group.world_size > 1 else None
+
+
+def _mine(routed_experts, experts):
+    """bool [E]: the experts whose weights this rank has (without expert parallelism a part of every one's)."""
+    held = routed_experts.expert_map
+    if held is None or len(held) != experts:  # of replicas nobody keeps count here: each rank prices every expert
+        return np.ones(experts, bool)
+    return held.cpu().numpy() >= 0
+
+
+RANK = Rank()
