@@ -25,6 +25,7 @@
 #include "sweep_log.h"
 #include "sweep_points.h"
 #include "thermoe/error.h"
+#include "thermoe/expert_kernels.h"
 #include "thermoe/gpu_system_monitor.h"
 #include "thermoe/version.h"
 
@@ -153,24 +154,37 @@ void set_peaks(Bench& bench, const std::filesystem::path& folder) {
   }
 }
 
-// Points of the other kernels, and of the first at their token counts.
-void add_kernels(std::vector<SweepPoint>& points, std::vector<std::string> kernels, bool quick) {
-  kernels.front().clear();  // the one that takes all points, by the name that it always has
-  const auto there = [&](const SweepPoint& more) {
-    return std::any_of(points.begin(), points.end(), [&](const SweepPoint& p) {
+// Those that are not there yet.
+void add(std::vector<SweepPoint>& points, const SweepPlan& plan) {
+  for (const SweepPoint& more : points_of(plan)) {
+    const bool there = std::any_of(points.begin(), points.end(), [&](const SweepPoint& p) {
       return p.kernel == more.kernel && p.dtype == more.dtype && p.tokens == more.tokens &&
              p.cold == more.cold && p.shape == more.shape;
     });
-  };
-  for (const SweepPoint& more : points_of(gpu_kernel_sweep(quick, kernels)))
-    if (!there(more)) points.push_back(more);
+    if (!there) points.push_back(more);
+  }
+}
+
+// Points of the other kernels, and of the first at their token counts.
+void add_kernels(std::vector<SweepPoint>& points, const GpuSweep& gpu, bool quick) {
+  const std::string first = name_of(ExpertKernel::kCudaDecode);
+  const std::string prefill = name_of(ExpertKernel::kCudaPrefill);
+  for (const std::string dtype : kGpuDtypes) {
+    std::vector<std::string> kernels = gpu.kernels(dtype);
+    const bool of_its_own = dtype == "bf16" || dtype == "fp8";  // int8 and int4 it unpacks to bf16
+    if (of_its_own && std::find(kernels.begin(), kernels.end(), prefill) != kernels.end())
+      add(points, gpu_prefill_sweep(quick, dtype, prefill));
+    for (std::string& kernel : kernels)
+      if (kernel == first) kernel.clear();  // takes all points, by the name that it always has
+    if (!kernels.empty()) add(points, gpu_kernel_sweep(quick, dtype, kernels));
+  }
 }
 
 Bench gpu_bench(const CalibrateOptions& options) {
   Bench bench;
   bench.points = points_of(plan_of(options, true));
   std::unique_ptr<GpuSweep> gpu = make_gpu_sweep();
-  if (options.all_kernels) add_kernels(bench.points, gpu->kernels(), options.quick);
+  if (options.all_kernels) add_kernels(bench.points, *gpu, options.quick);
   gpu->check(bench.points);
   bench.peaks = gpu->peaks();
   bench.backend = std::move(gpu);

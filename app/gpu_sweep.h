@@ -22,7 +22,7 @@ class GpuSweep : public SweepBackend {
   std::string driver() const override { return driver_; }  // and CUDA, with their versions
   int threads() const override { return 1; }               // that launches
   MeasuredPeaks peaks() const { return work_->facts().peaks; }
-  std::vector<std::string> kernels() const { return work_->kernels(); }
+  std::vector<std::string> kernels(const std::string& dtype) const { return work_->kernels(dtype); }
   // Throws InvalidArgument for the first point that the device can't measure.
   void check(const std::vector<SweepPoint>& points) const;
   // Points that ask for a time get the board's mean power, once it has settled, over the rest of

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <random>
 
+#include "model/cuda_weights.h"
 #include "thermoe/error.h"
 #include "thermoe/nested_view.h"
 
@@ -92,11 +93,13 @@ ExpertForm expert_form(const std::string& dtype) {
   if (dtype == "bf16") return ExpertForm::kBf16;
   if (dtype == "int8") return ExpertForm::kInt8;
   if (dtype == "int4") return ExpertForm::kInt4;
+  if (dtype == "fp8") return ExpertForm::kFp8;
   throw InvalidArgument(
-      fmt::format("type \"{}\": the CUDA kernels have bf16, int8 and int4", dtype));
+      fmt::format("type \"{}\": the CUDA kernels have bf16, int8, int4 and fp8", dtype));
 }
 
 int64_t expert_bytes(const cost::KernelShape& shape, ExpertForm form) {
+  if (form == ExpertForm::kFp8) return fp8_expert_bytes(shape.hidden_size, shape.inter_size);
   const int64_t matrix = shape.hidden_size * shape.inter_size;
   return weight_bytes(2 * matrix, form) + weight_bytes(matrix, form);
 }
@@ -116,18 +119,54 @@ void RandomBlock::grow(size_t bytes, const std::vector<uint8_t>& run) {
 }
 
 void GpuWeights::divide(const cost::KernelShape& shape, ExpertForm form, int64_t least_bytes) {
-  const bool bf16 = form == ExpertForm::kBf16;
   const int64_t one = expert_bytes(shape, form), layer = one * shape.experts;
   const int64_t layers = std::max<int64_t>((least_bytes + layer - 1) / layer, 1);
   positions_ = layers * shape.experts;
-  RandomBlock& block = bf16 ? bf16_ : nested_;
-  const auto bytes = static_cast<size_t>(one * positions_);
-  if (block.bytes() < bytes)
-    block.grow(bytes, bf16 ? random_bf16(kRunBytes / 2, kGpuWeightDeviation) : random_run());
-  std::vector<cuda::DeviceExpert> table;
-  for (int64_t i = 0; i < positions_ + shape.experts; ++i)
-    table.push_back(expert_at(block.data() + i % positions_ * one, shape, form));
+  std::vector<cuda::DeviceExpert> table =
+      form == ExpertForm::kFp8 ? packed_fp8(shape) : placed(shape, form);
+  for (int64_t i = 0; i < shape.experts; ++i) table.push_back(table[static_cast<size_t>(i)]);
   table_ = cuda::DeviceArray<cuda::DeviceExpert>(table);
+}
+
+std::vector<cuda::DeviceExpert> GpuWeights::placed(const cost::KernelShape& shape,
+                                                   ExpertForm form) {
+  const bool bf16 = form == ExpertForm::kBf16;
+  RandomBlock& block = bf16 ? bf16_ : nested_;
+  const int64_t one = expert_bytes(shape, form);
+  const auto bytes = static_cast<size_t>(one * positions_);
+  if (bf16)
+    grow_bf16(bytes);
+  else if (block.bytes() < bytes)
+    block.grow(bytes, random_run());
+  std::vector<cuda::DeviceExpert> table;
+  for (int64_t i = 0; i < positions_; ++i)
+    table.push_back(expert_at(block.data() + i * one, shape, form));
+  return table;
+}
+
+std::vector<cuda::DeviceExpert> GpuWeights::packed_fp8(const cost::KernelShape& shape) {
+  constexpr int64_t kSources = 64, kApart = 1024;  // values between where experts are packed from
+  const int64_t matrix = shape.hidden_size * shape.inter_size;
+  grow_bf16(static_cast<size_t>(2 * (3 * matrix + kSources * kApart)));
+  const int64_t one = expert_bytes(shape, ExpertForm::kFp8);
+  const auto bytes = static_cast<size_t>(one * positions_);
+  if (fp8_.bytes() < bytes) {
+    fp8_ = cuda::DeviceBytes();  // before the larger one is taken
+    fp8_ = cuda::DeviceBytes(bytes);
+  }
+  std::vector<cuda::DeviceExpert> table;
+  for (int64_t i = 0; i < positions_; ++i) {
+    const auto* from = reinterpret_cast<const __nv_bfloat16*>(bf16_.data()) + i % kSources * kApart;
+    table.push_back(pack_fp8_expert(
+        from, from + matrix, from + 2 * matrix, static_cast<int>(shape.hidden_size),
+        static_cast<int>(shape.inter_size), reinterpret_cast<uint8_t*>(fp8_.data() + i * one)));
+  }
+  cuda::check(cudaDeviceSynchronize(), "packing experts in fp8");
+  return table;
+}
+
+void GpuWeights::grow_bf16(size_t bytes) {
+  if (bf16_.bytes() < bytes) bf16_.grow(bytes, random_bf16(kRunBytes / 2, kGpuWeightDeviation));
 }
 
 }  // namespace thermoe::app

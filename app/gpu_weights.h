@@ -29,7 +29,8 @@ class RandomBlock {
 };
 
 // Layers of experts, all in one form. They lie in a block of memory that is filled once and grows;
-// another shape or form only divides it otherwise: no kernel can tell.
+// another shape or form only divides it otherwise: no kernel can tell. Of fp8, whose scales have
+// to fit, each is packed from random bf16.
 class GpuWeights {
  public:
   // So many layers that together they hold at least `least_bytes`, one at least.
@@ -40,7 +41,13 @@ class GpuWeights {
   int64_t positions() const { return positions_; }  // experts of all layers
 
  private:
+  // The experts at all positions.
+  std::vector<cuda::DeviceExpert> placed(const cost::KernelShape& shape, cuda::ExpertForm form);
+  std::vector<cuda::DeviceExpert> packed_fp8(const cost::KernelShape& shape);
+  void grow_bf16(size_t bytes);
+
   RandomBlock bf16_, nested_;
+  cuda::DeviceBytes fp8_;
   cuda::DeviceArray<cuda::DeviceExpert> table_;
   int64_t positions_ = 0;
 };

@@ -29,7 +29,6 @@ constexpr int kLeastLaunches = 4, kMostLaunches = 2048;  // of a graph; multiple
 constexpr double kLeastGraphUs = 600;  // so that starting a graph is below a percent of it
 constexpr double kGuessedBytesPerUs = 3e6, kGuessedStartUs = 10;  // an H100's, to count launches by
 constexpr int kCachesBetween = 3;  // times the L2 cache is read before a weight is read again
-constexpr int64_t kMostGpuTokens = 4096;
 constexpr double kMostMemoryFrac = 0.85;
 
 int attribute(cudaDeviceAttr which) {
@@ -217,12 +216,13 @@ class CudaWork : public GpuWork {
 
   const GpuFacts& facts() const override { return facts_; }
 
-  std::vector<std::string> kernels() const override {
-    ExpertForms bf16;
-    bf16.add(cuda::ExpertForm::kBf16);
+  std::vector<std::string> kernels(const std::string& dtype) const override {
+    ExpertForms forms;
+    forms.add(expert_form(dtype));
+    const ExpertKernelSet able = runner_.able(forms);
     std::vector<std::string> names;
     for (int i = 0; i < kExpertKernels; ++i)
-      if (const auto kernel = static_cast<ExpertKernel>(i); runner_.able(bf16).has(kernel))
+      if (const auto kernel = static_cast<ExpertKernel>(i); able.has(kernel))
         names.emplace_back(name_of(kernel));
     return names;
   }
@@ -237,19 +237,22 @@ class CudaWork : public GpuWork {
       throw InvalidArgument(fmt::format(
           "shape {}: the CUDA kernels take sizes that are multiples of 32, and at most {} experts",
           text, cuda::kMostInstances));
-    if (point.tokens > kMostGpuTokens)
-      throw InvalidArgument(
-          fmt::format("{} tokens: at most {} are measured on a GPU", point.tokens, kMostGpuTokens));
+    if (point.tokens > cuda::kMostPrefillTokens)
+      throw InvalidArgument(fmt::format("{} tokens: at most {} are measured on a GPU", point.tokens,
+                                        cuda::kMostPrefillTokens));
     // One type's weights stay while the next one's are measured.
-    const double bytes = static_cast<double>(s.experts) *
-                         static_cast<double>(expert_bytes(s, cuda::ExpertForm::kBf16) +
-                                             expert_bytes(s, cuda::ExpertForm::kInt8));
+    int64_t bytes_an_expert = 0;
+    for (const auto form :
+         {cuda::ExpertForm::kBf16, cuda::ExpertForm::kInt8, cuda::ExpertForm::kFp8})
+      bytes_an_expert += expert_bytes(s, form);
+    const double bytes = static_cast<double>(s.experts) * static_cast<double>(bytes_an_expert);
     if (bytes > kMostMemoryFrac * static_cast<double>(memory_bytes_))
       throw InvalidArgument(
           fmt::format("shape {}: its weights don't fit into the GPU's memory", text));
     if (!runner_.able(forms_of(point)).has(kernel_of(point)))
       throw InvalidArgument(
-          fmt::format("kernel {}: not in this build, or not for this GPU", point.kernel));
+          fmt::format("kernel {}: not in this build, not for this GPU, or not for {} weights",
+                      name_of(kernel_of(point)), point.dtype));
   }
 
   void prepare(const SweepPoint& point) override {

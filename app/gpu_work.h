@@ -23,8 +23,10 @@ class GpuWork {
  public:
   virtual ~GpuWork() = default;
   virtual const GpuFacts& facts() const = 0;
-  // The kernels that this build and device have (expert_kernels.h's names).
-  virtual std::vector<std::string> kernels() const = 0;
+  // The kernels (expert_kernels.h's names) that this build and device have for weights of a type;
+  // the first of bf16, int8 and int4 takes all points. Empty: none. Throws InvalidArgument for a
+  // type that no kernel has.
+  virtual std::vector<std::string> kernels(const std::string& dtype) const = 0;
   // Throws InvalidArgument, with the remedy, where no kernel runs the point or the device hasn't
   // the memory for its weights.
   virtual void check(const SweepPoint& point) const = 0;

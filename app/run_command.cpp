@@ -208,25 +208,25 @@ std::vector<ExplainedKernel> explain(const RunOptions& options, const Engine& en
   std::vector<std::string> dtypes;
   for (const Precision precision :
        parse_precisions(options.engine.variants.empty() ? "bf16" : options.engine.variants))
-    if (precision != Precision::kFp8)  // has but one kernel, which no sweep measures yet
-      dtypes.emplace_back(kPrecisionNames[static_cast<size_t>(precision)]);
-  std::unique_ptr<SweepBackend> backend;
-  std::vector<std::string> kernels = {"cpu_experts"};
+    dtypes.emplace_back(kPrecisionNames[static_cast<size_t>(precision)]);
+  std::unique_ptr<GpuSweep> gpu;
+  std::unique_ptr<CpuSweep> cpu;
   if (engine.on_gpu()) {
-    auto gpu = make_gpu_sweep();
-    kernels = gpu->kernels();
-    backend = std::move(gpu);
+    gpu = make_gpu_sweep();
   } else {
-    backend = std::make_unique<CpuSweep>(options.engine.threads);
+    cpu = std::make_unique<CpuSweep>(options.engine.threads);
     dtypes = {"bf16"};
   }
+  SweepBackend& backend = gpu ? static_cast<SweepBackend&>(*gpu) : *cpu;
   std::vector<int64_t> tokens = {1};
   if (options.decoder.batch > 1) tokens.push_back(options.decoder.batch);
   std::vector<ExplainedKernel> all;
-  for (const std::string& dtype : dtypes)
+  for (const std::string& dtype : dtypes) {
+    const auto kernels = gpu ? gpu->kernels(dtype) : std::vector<std::string>{"cpu_experts"};
     for (ExplainedKernel& row :
-         explain_kernels(*backend, kernels, engine.model.config(), dtype, tokens, engine.kernels))
+         explain_kernels(backend, kernels, engine.model.config(), dtype, tokens, engine.kernels))
       all.push_back(std::move(row));
+  }
   return all;
 }
 

@@ -19,6 +19,7 @@ constexpr const char* kShapes[] = {
     "256x128",     "256x4096",     "512x512",      "512x1024",     "1024x512",      "1024x1024",
     "384x384",     "1024x4096",    "2048x2048"};
 
+constexpr double kGpuPowerS = 0.45;  // boards refresh their power ten times a second, a while later
 constexpr size_t kGpuPublishedShapes = 4;  // of kGpuShapes, which other kernels are measured at
 constexpr const char* kGpuQuickShapes[] = {"2048x768e128k8", "2048x1024e64k8"};
 // Qwen3-30B-A3B, OLMoE, Mixtral-8x7B and gpt-oss-120B first; then neighbours of theirs, most of
@@ -74,7 +75,7 @@ SweepPlan default_sweep(bool quick) {
 SweepPlan default_gpu_sweep(bool quick) {
   SweepPlan plan;
   plan.dtypes = {"bf16", "int8", "int4"};
-  plan.power_s = 0.45;  // boards refresh their power ten times a second, a while after it changed
+  plan.power_s = kGpuPowerS;
   if (quick) {
     for (const char* shape : kGpuQuickShapes) plan.shapes.push_back(parse_shape(shape));
     plan.tokens = {1, 16, 64};
@@ -92,9 +93,10 @@ SweepPlan default_gpu_sweep(bool quick) {
   return plan;
 }
 
-SweepPlan gpu_kernel_sweep(bool quick, const std::vector<std::string>& kernels) {
+SweepPlan gpu_kernel_sweep(bool quick, const std::string& dtype,
+                           const std::vector<std::string>& kernels) {
   SweepPlan plan;
-  plan.dtypes = {"bf16", "int8", "int4"};
+  plan.dtypes = {dtype};
   plan.kernels = kernels;
   const size_t shapes = quick ? 1 : kGpuPublishedShapes;
   for (size_t i = 0; i < shapes; ++i)
@@ -102,6 +104,15 @@ SweepPlan gpu_kernel_sweep(bool quick, const std::vector<std::string>& kernels) 
   plan.tokens = {1, 4, 16, 64, 256, 1024, 4096};
   if (quick) plan.tokens = {1, 64, 1024};
   plan.most_warm_tokens = -1;
+  return plan;
+}
+
+SweepPlan gpu_prefill_sweep(bool quick, const std::string& dtype, const std::string& kernel) {
+  SweepPlan plan = gpu_kernel_sweep(quick, dtype, {kernel});
+  plan.tokens = {512, 1024, 2048, 4096, 8192, 16384};
+  if (quick) plan.tokens = {4096};
+  plan.power_tokens = {1024, 4096, 16384};
+  plan.power_s = kGpuPowerS;
   return plan;
 }
 

@@ -1,6 +1,7 @@
 // Which shapes and token counts a calibration measures.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,14 @@ SweepPlan default_sweep(bool quick);
 // For a GPU: the experts of published models and neighbours of theirs, in the precisions that its
 // kernels have, up to 256 tokens. Warm only where few experts may stay in the cache.
 SweepPlan default_gpu_sweep(bool quick);
+// The types that some kernel has.
+inline constexpr std::array<const char*, 4> kGpuDtypes = {"bf16", "int8", "int4", "fp8"};
 // The published models' experts at few and many tokens by each of these kernels, weights cold: what
 // a choice among kernels rests on.
-SweepPlan gpu_kernel_sweep(bool quick, const std::vector<std::string>& kernels);
+SweepPlan gpu_kernel_sweep(bool quick, const std::string& dtype,
+                           const std::vector<std::string>& kernels);
+// The same by a kernel for many tokens, more of them, with power: what prefill costs.
+SweepPlan gpu_prefill_sweep(bool quick, const std::string& dtype, const std::string& kernel);
 inline constexpr int kMostGpuWeightsLog2 = 33;  // 16 GiB of bf16
 
 // "256x64e32k4": 32 experts of [hidden 256, intermediate 64], 4 chosen by a token; "256x4096": a

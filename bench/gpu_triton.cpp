@@ -110,12 +110,12 @@ nlohmann::ordered_json compare_experts() {
   auto rows = nlohmann::ordered_json::array();
   const std::unique_ptr<app::GpuWork> work = app::make_gpu_work();
   fmt::print("\nexperts, us                    tokens");
-  for (const std::string& kernel : work->kernels()) fmt::print(" {:>12}", kernel);
+  for (const std::string& kernel : work->kernels("bf16")) fmt::print(" {:>12}", kernel);
   for (const char* layer : kLayers)
     for (const char* dtype : {"bf16", "int8", "int4"})
       for (const int tokens : kTokenCounts) {
         fmt::print("\n{:16} {:5} balanced {:7}", layer, dtype, tokens);
-        for (const std::string& kernel : work->kernels()) {
+        for (const std::string& kernel : work->kernels("bf16")) {
           app::SweepPoint point;
           point.shape = app::parse_shape(layer, app::kMostGpuWeightsLog2);
           point.tokens = tokens;

@@ -35,7 +35,10 @@ class FakeGpuWork : public GpuWork {
     facts_.peaks = {3e12, 1e15};
   }
   const GpuFacts& facts() const override { return facts_; }
-  std::vector<std::string> kernels() const override { return {"cuda_experts", "cuda_prefill"}; }
+  std::vector<std::string> kernels(const std::string& dtype) const override {
+    if (dtype == "fp8") return {"cuda_prefill"};
+    return {"cuda_experts", "cuda_prefill"};
+  }
   void check(const SweepPoint& point) const override {
     if (point.shape.hidden_size % 32 != 0) throw InvalidArgument("multiples of 32");
   }
@@ -215,6 +218,18 @@ TEST(GpuSweepPoints, AreEnoughForHeldOutErrorsAndHavePowerInPlaces) {
   EXPECT_GT(count([](const SweepPoint& p) { return !p.cold; }), 0u);
 }
 
+TEST(GpuSweepPoints, PrefillIsMeasuredAtManyTokensWithPower) {
+  const std::vector<SweepPoint> points = points_of(gpu_prefill_sweep(false, "fp8", "cuda_prefill"));
+  int64_t most = 0, with_power = 0;
+  for (const SweepPoint& p : points) {
+    EXPECT_TRUE(p.cold && p.dtype == "fp8" && p.kernel == "cuda_prefill");
+    most = std::max(most, p.tokens);
+    with_power += p.least_s > 0;
+  }
+  EXPECT_EQ(most, 16384);
+  EXPECT_EQ(with_power, 4 * 3);  // of each shape at three counts, balanced
+}
+
 TEST(GpuSweepPoints, AGpuTakesLargerShapes) {
   EXPECT_THROW(parse_shape("2880x2880e128k4"), InvalidArgument);
   EXPECT_EQ(parse_shape("2880x2880e128k4", kMostGpuWeightsLog2).experts, 128);
@@ -252,10 +267,31 @@ TEST_F(GpuCalibrate, MeasuresEveryTypeOfASmallLayer) {
   SweepPoint product;
   product.shape = parse_shape("256x64");
   EXPECT_ERROR(InvalidArgument, work->prepare(product), "dense products");
+  SweepPoint unknown;
+  unknown.shape = parse_shape("256x64e32k4");
+  unknown.dtype = "fp4";
+  EXPECT_ERROR(InvalidArgument, work->prepare(unknown), "bf16, int8, int4 and fp8");
+}
+
+// Only the kernel for many tokens has fp8, and only where the GPU has warpgroup products.
+TEST_F(GpuCalibrate, MeasuresFp8WhereAKernelHasIt) {
+  const std::unique_ptr<GpuWork> work = make_gpu_work();
   SweepPoint fp8;
-  fp8.shape = parse_shape("256x64e32k4");
+  fp8.shape = parse_shape("2048x768e16k2");
   fp8.dtype = "fp8";
-  EXPECT_ERROR(InvalidArgument, work->prepare(fp8), "bf16, int8 and int4");
+  fp8.tokens = 512;
+  fp8.cold = true;
+  EXPECT_ERROR(InvalidArgument, work->prepare(fp8), "not for fp8 weights");
+  if (work->kernels("fp8").empty()) GTEST_SKIP() << "no kernel for fp8 on this GPU";
+  EXPECT_EQ(work->kernels("fp8"), std::vector<std::string>{"cuda_prefill"});
+  fp8.kernel = "cuda_prefill";
+  work->prepare(fp8);
+  const double fp8_us = work->run_us(2);
+  SweepPoint bf16 = fp8;
+  bf16.dtype = "bf16";
+  work->prepare(bf16);
+  EXPECT_GT(fp8_us, 1);
+  EXPECT_LT(fp8_us, work->run_us(2));
 }
 
 }  // namespace
