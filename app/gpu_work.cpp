@@ -76,8 +76,8 @@ ExpertKernel kernel_of(const SweepPoint& point) {
   if (point.kernel.empty()) return ExpertKernel::kCudaDecode;
   if (const std::optional<ExpertKernel> kernel = expert_kernel_of(point.kernel)) return *kernel;
   std::string known;
-  for (int i = 0; i < kExpertKernels; ++i)
-    known += fmt::format("{}{}", i > 0 ? ", " : "", name_of(static_cast<ExpertKernel>(i)));
+  for (const ExpertKernel kernel : kAllExpertKernels)
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", name_of(kernel));
   throw InvalidArgument(fmt::format("kernel \"{}\": there are {}", point.kernel, known));
 }
 
@@ -221,9 +221,8 @@ class CudaWork : public GpuWork {
     forms.add(expert_form(dtype));
     const ExpertKernelSet able = runner_.able(forms);
     std::vector<std::string> names;
-    for (int i = 0; i < kExpertKernels; ++i)
-      if (const auto kernel = static_cast<ExpertKernel>(i); able.has(kernel))
-        names.emplace_back(name_of(kernel));
+    for (const ExpertKernel kernel : kAllExpertKernels)
+      if (able.has(kernel)) names.emplace_back(name_of(kernel));
     return names;
   }
 

@@ -16,6 +16,9 @@ enum class ExpertKernel : uint8_t {
   kTritonM128,  // int8 and int4 in tiles of 64
 };
 constexpr int kExpertKernels = 5;
+constexpr std::array<ExpertKernel, kExpertKernels> kAllExpertKernels = {
+    ExpertKernel::kCudaDecode, ExpertKernel::kCudaPrefill, ExpertKernel::kTritonM16,
+    ExpertKernel::kTritonM64, ExpertKernel::kTritonM128};
 // As profiles name them, behind "thermoe_": "cuda_experts", "cuda_prefill", "triton_m16", ...
 const char* name_of(ExpertKernel kernel);
 std::optional<ExpertKernel> expert_kernel_of(std::string_view name);

@@ -19,8 +19,7 @@ double expected_distinct(double tokens, int k, int experts) {
 std::vector<std::string> all_names() {
   std::vector<std::string> names;
   names.reserve(kExpertKernels);
-  for (int i = 0; i < kExpertKernels; ++i)
-    names.push_back(profile_name(static_cast<ExpertKernel>(i)));
+  for (const ExpertKernel kernel : kAllExpertKernels) names.push_back(profile_name(kernel));
   return names;
 }
 
@@ -76,9 +75,8 @@ std::vector<PredictedKernel> CostKernelChooser::predict(const ExpertWork& work,
     ++wanted;
     if (ranking(p) == nullptr) continue;
     for (const RankedKernel& ranked : ranking(p)->rank(layer, state ? &*state : nullptr))
-      for (int i = 0; i < kExpertKernels; ++i)
-        if (const auto kernel = static_cast<ExpertKernel>(i);
-            able.has(kernel) && profile_name(kernel) == ranked.kernel) {
+      for (const ExpertKernel kernel : kAllExpertKernels)
+        if (able.has(kernel) && profile_name(kernel) == ranked.kernel) {
           add(sums[kernel], ranked.cost);
           ++counts[kernel];
         }

@@ -15,8 +15,7 @@ bool has_warpgroup_products() { return triton::device_arch(triton::current_devic
 CudaExpertRunner::CudaExpertRunner() : warpgroups_(has_warpgroup_products()) {
   const triton::KernelSet& set = triton::kernels_in_use();
   const int arch = triton::device_arch(triton::current_device());
-  for (int i = 0; i < kExpertKernels; ++i) {
-    const auto kernel = static_cast<ExpertKernel>(i);
+  for (const ExpertKernel kernel : kAllExpertKernels) {
     const int tokens = triton_tile_tokens(kernel);
     if (tokens > 0 && triton::TritonExperts::available(set, tokens, arch)) triton_.add(kernel);
   }
@@ -25,9 +24,8 @@ CudaExpertRunner::CudaExpertRunner() : warpgroups_(has_warpgroup_products()) {
 void CudaExpertRunner::load(ExpertKernel kernel) {
   if (!is_triton(kernel) || triton_experts_) return;
   std::vector<int> tiles;
-  for (int i = 0; i < kExpertKernels; ++i)
-    if (const auto one = static_cast<ExpertKernel>(i); triton_.has(one))
-      tiles.push_back(triton_tile_tokens(one));
+  for (const ExpertKernel one : kAllExpertKernels)
+    if (triton_.has(one)) tiles.push_back(triton_tile_tokens(one));
   triton_experts_.emplace(triton::kernels_in_use(), tiles);
 }
 

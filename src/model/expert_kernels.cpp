@@ -13,8 +13,8 @@ constexpr std::array<const char*, kExpertKernels> kNames = {
 const char* name_of(ExpertKernel kernel) { return kNames[static_cast<size_t>(kernel)]; }
 
 std::optional<ExpertKernel> expert_kernel_of(std::string_view name) {
-  for (size_t i = 0; i < kNames.size(); ++i)
-    if (name == kNames[i]) return static_cast<ExpertKernel>(i);
+  for (const ExpertKernel kernel : kAllExpertKernels)
+    if (name == name_of(kernel)) return kernel;
   return std::nullopt;
 }
 
@@ -29,8 +29,7 @@ ExpertKernel TritonChooser::choose(const ExpertWork& work, const ExpertKernelSet
     throw InvalidArgument(
         "the Triton kernels have no fp8: give other --variants or --kernels cuda");
   std::optional<ExpertKernel> chosen;
-  for (int i = 0; i < kExpertKernels; ++i) {
-    const auto kernel = static_cast<ExpertKernel>(i);
+  for (const ExpertKernel kernel : kAllExpertKernels) {
     if (!is_triton(kernel) || !able.has(kernel)) continue;
     // The largest tile that an instance's tokens fill, or the smallest there is.
     if (!chosen || triton_tile_tokens(kernel) <= work.tokens_an_instance()) chosen = kernel;

@@ -33,6 +33,7 @@ ExpertWork work_of(int64_t tokens) {
 TEST(ExpertKernels, HaveNamesThatAreRead) {
   for (int i = 0; i < kExpertKernels; ++i) {
     const auto kernel = static_cast<ExpertKernel>(i);
+    EXPECT_EQ(kAllExpertKernels[static_cast<size_t>(i)], kernel);
     EXPECT_EQ(expert_kernel_of(name_of(kernel)), kernel);
     EXPECT_EQ(is_triton(kernel), triton_tile_tokens(kernel) > 0);
   }
