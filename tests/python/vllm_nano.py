@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+import time
 
 NANO = pathlib.Path(__file__).resolve().parents[2] / "models" / "nano"
 PROMPTS = ["Once upon a time", "The little dog", "In a house", "The sun", "A small boat", "One day she", "He was"]
@@ -33,6 +34,8 @@ def main(ranks, prices):
 
         RANK.propose(price, 0.0)
         generated.append(generate(llm))
+    if ranks > 1:
+        time.sleep(2.5)  # workers write their last report, whichever way they end
     print("\n" + json.dumps(generated))
 
 

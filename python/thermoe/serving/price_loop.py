@@ -57,7 +57,7 @@ def open_monitor(monitor, gpu, interval_s, power_cap_w, temperature_cap_c):
 class PriceLoop:
     """A thread that ticks. Reads its host's `statistics`, `layers` and read_frac(tally); gives it each tick's
     prices by govern(governor), and appends a Tick to its `history`, with the price of its `current`.
-    after(tick): called then, by the thread."""
+    after(tick): called at each one's end, by the thread; None where a twin had nothing to run."""
 
     def __init__(self, host, costs, governor, monitor, owned, interval_s, after=None):
         self._host, self._costs, self._governor, self._after = host, costs, governor, after
@@ -115,7 +115,7 @@ class PriceLoop:
         step_us = (pace[0] - before[0]) / (pace[1] - before[1]) * 1e6 if pace[1] > before[1] else None
         if self._twin:
             if not window.plans:  # a twin's time passes while the model decodes
-                return
+                return self._end_tick(None)
             step_us = self._simulate(window, dt_s)
         if self._monitor is None:
             state = _core.HardwareState(present=False)
@@ -130,6 +130,9 @@ class PriceLoop:
         seconds = state.time_s if self._twin else time.perf_counter() - self._start
         tick = Tick(seconds, power, state.temperature_c, state.energy_mj, step_us, self._host.current.highest())
         self._host.history.append(tick)
+        self._end_tick(tick)
+
+    def _end_tick(self, tick):
         if self._after is not None:
             self._after(tick)
 

@@ -72,17 +72,18 @@ class Rank:
         if self._passes % self.settings.agree_steps == 0:
             self._agree()
         self._passes += 1
-        one = next(iter(metadata.values()), None) if isinstance(metadata, dict) else None
         if isinstance(metadata, list):
             raise InvalidArgument("dual-batch overlap (--enable-dbo) cuts a batch in two: thermoe's plug-in routes "
                                   "whole batches; leave it out")
-        self.tokens = getattr(one, "num_actual_tokens", 0)
-        decode = getattr(one, "max_query_len", 1) <= 1
-        self.phase = None if one is None else "decode" if decode else "prefill"
-        if self.phase is not None:
+        layers = metadata.values() if isinstance(metadata, dict) else ()
+        told = next((layer for layer in layers if hasattr(layer, "num_actual_tokens")), None)
+        self.phase, self.tokens = None, 0
+        if told is not None:
+            self.phase = "decode" if told.max_query_len <= 1 else "prefill"
+            self.tokens = told.num_actual_tokens
             self.statistics.begin_step(self.phase)
-            if self._device is not None:
-                self._device[1].fill_(self.tokens)
+        if self._device is not None:
+            self._device[1].fill_(self.tokens)
 
     def on_gpu(self, device):
         """What every layer's graphs read: DevicePrices, and int32 [], how many of a batch's tokens are real."""
@@ -184,10 +185,15 @@ def _check(runner):
     elif method.is_monolithic:
         raise InvalidArgument(f"{runner.layer_name}: {type(method).__name__} chose a kernel that routes by itself: "
                               "choose another (--moe-backend triton), or unset THERMOE_VLLM_*")
-    if runner.do_naive_dispatch_combine or runner.moe_config.pcp_size > 1:
+    config = runner.moe_config
+    if runner.do_naive_dispatch_combine or config.pcp_size > 1:
         raise InvalidArgument(f"{runner.layer_name}: this all-to-all gathers all ranks' tokens before they are routed, "
                               "whose prices thermoe's plug-in does not agree on: choose another "
                               "(--all2all-backend), or unset THERMOE_VLLM_*")
+    if config.is_sequence_parallel:
+        raise InvalidArgument(f"{runner.layer_name}: tensor-parallel ranks share a batch's tokens out among themselves "
+                              "here, whose plan thermoe's plug-in makes as a whole: serve with data parallelism alone "
+                              "(--tensor-parallel-size 1), or unset THERMOE_VLLM_*")
 
 
 def _cpu():
