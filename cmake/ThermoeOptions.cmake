@@ -83,6 +83,9 @@ endif()
 set(THERMOE_HAVE_TRITON OFF)
 set(triton_wanted 3.6.0)
 if(THERMOE_TRITON STREQUAL "ON" OR (THERMOE_TRITON STREQUAL "AUTO" AND THERMOE_HAVE_CUDA))
+  if(SKBUILD AND NOT THERMOE_TRITON_PYTHON)
+    set(THERMOE_TRITON_PYTHON ${Python_EXECUTABLE})  # pip's, which the build backend gave Triton
+  endif()
   if(NOT THERMOE_TRITON_PYTHON)
     find_program(THERMOE_TRITON_PYTHON NAMES python3 HINTS ${PROJECT_SOURCE_DIR}/.venv/bin
                  DOC "The Python that has Triton")
