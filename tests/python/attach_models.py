@@ -59,14 +59,14 @@ def prompts():
 
 
 def generated(model, tokens=10, **options):
-    ids, mask = prompts()
+    ids, mask = (tensor.to(model.device) for tensor in prompts())
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0} | options
     return model.generate(ids, attention_mask=mask, **options)
 
 
 @torch.no_grad()
 def logits_of(model):
-    ids, mask = prompts()
+    ids, mask = (tensor.to(model.device) for tensor in prompts())
     return model(ids, attention_mask=mask).logits
 
 

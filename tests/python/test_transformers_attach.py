@@ -140,6 +140,33 @@ def test_decode_plans_are_the_routers_on_the_same_logits(family):
         assert torch.allclose(scores, want, rtol=0.01, atol=1e-6)  # bfloat16 rounds
 
 
+@pytest.mark.skipif(not (torch.cuda.is_available() and thermoe.has_cuda()), reason="no GPU, or a build without CUDA")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu_plans_are_made_there(family):
+    """At zero prices the plain model's; with prices what thermoe.Router says of the same logits, but for close calls,
+    as exponentials differ in the last bit; padding keeps its own; nothing is left behind."""
+    model = model_of(family).to("cuda")
+    plain, logits = generated(model), logits_of(model)
+    mask = prompts()[1].bool()
+    with thermoe.attach(model, prices=(0.0, 0.0), monitor=None) as handle, torch.no_grad():
+        assert torch.equal(generated(model), plain) and torch.equal(logits_of(model), logits)
+        handle.set_prices(0.3, 0.02)
+        assert not torch.equal(logits_of(model), logits)
+        seen, ids = plans_of(handle), prompts()[0]
+        router_logits = model(ids.cuda(), attention_mask=mask.cuda(), output_router_logits=True).router_logits
+    same = total = 0
+    for number, _, chosen, own in seen:
+        site, real = handle.layers[number].site, mask.reshape(-1)
+        prices = thermoe.Prices(np.full(site.count, 0.3, np.float32), np.full(site.count, 0.02, np.float32))
+        plan = thermoe.Router(site.count, site.top_k, renormalize=site.renormalize).plan(
+            router_logits[number].float().cpu()[real], prices, gate="softmax")
+        same += (np.sort(chosen.cpu()[real], 1) == np.sort(plan.ids, 1)).all(1).sum()
+        total += int(real.sum())
+        assert torch.equal(chosen.cpu()[~real], own.cpu()[~real])
+    assert same >= 0.95 * total
+    assert torch.equal(logits_of(model), logits)
+
+
 def test_padding_takes_no_part():
     model, (ids, mask) = model_of("qwen3_moe"), prompts()
     kept = mask.reshape(-1).bool()
