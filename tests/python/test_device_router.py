@@ -80,6 +80,19 @@ def test_at_zero_prices_all_is_kept(launched):
     assert torch.equal(new_ids, ids) and torch.equal(new_weights, weights.bfloat16())
 
 
+def test_new_prices_take_the_place_of_old_ones():
+    prices = DevicePrices(EXPERTS, "cpu")
+    random = np.random.default_rng(1)
+    for n in range(40):
+        given = None if n % 5 == 0 else thermoe.Prices(random.random(EXPERTS, np.float32),
+                                                       None if n % 3 else random.random(EXPERTS, np.float32))
+        for _ in range(1 + n % 2):  # the same again
+            prices.set(given)
+            for seen, name in ((prices.open, "open"), (prices.slope, "slope")):
+                want = None if given is None else getattr(given, name)
+                assert np.array_equal(seen, np.zeros(EXPERTS) if want is None else want)
+
+
 def test_padding_is_worth_no_price(launched):
     """Rows of garbage beside real ones: these are planned as if alone, those keep what they have."""
     router, launches = launched

@@ -10,21 +10,29 @@ from .. import _core
 
 MOST_TOGETHER = 256  # tokens of one program; of more each is routed alone
 _MOST_TOKENS = 16384  # of one launch
+_STAGES = 8
 
 
 class DevicePrices:
     """float32 [E] each, on one GPU; zero until they are set. Made before a graph is captured that reads them."""
 
     def __init__(self, experts, device):
-        self.open, self.slope = (torch.zeros(experts, device=device) for _ in range(2))
+        self._both = torch.zeros(2, experts, device=device)
+        self.open, self.slope = self._both
+        # Copies from pinned memory don't wait; so many prices may be under way at once.
+        pinned = self._both.is_cuda
+        self._staged = [torch.zeros(2, experts, pin_memory=pinned) for _ in range(_STAGES)]
+        self._next = 0
 
     def set(self, prices):
-        """A thermoe.Prices of NumPy arrays, or None: zero."""
-        for tensor, values in ((self.open, prices and prices.open), (self.slope, prices and prices.slope)):
-            if values is None:
-                tensor.zero_()
-            else:
-                tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+        """A thermoe.Prices of NumPy arrays, or None: zero. On the current stream; where nothing changes, nothing is
+        enqueued."""
+        now, before = self._staged[self._next % _STAGES], self._staged[(self._next - 1) % _STAGES]
+        for row, values in zip(now, (prices and prices.open, prices and prices.slope)):
+            row.copy_(torch.zeros(()) if values is None else torch.from_numpy(np.ascontiguousarray(values)))
+        if not torch.equal(now, before):
+            self._both.copy_(now, non_blocking=True)
+            self._next += 1
 
 
 def opening_share(tokens, experts, top_k):

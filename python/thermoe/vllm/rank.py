@@ -17,7 +17,7 @@ from .reports import Reports
 
 _LOG = logging.getLogger("vllm.thermoe")  # vLLM's handlers and level
 _TICKS_KEPT = 1000  # of history: what a report's means are of
-SERVED = "models whose router takes the top-k of a softmax or of sigmoids (Qwen3-MoE, OLMoE, Mixtral)"
+_SERVED = "models whose router takes the top-k of a softmax or of sigmoids (Qwen3-MoE, OLMoE, Mixtral)"
 
 
 class Rank:
@@ -45,7 +45,7 @@ class Rank:
         from .routing import PlannedRouter
 
         if type(router) is not FusedTopKRouter:
-            raise InvalidArgument(f"{type(router).__name__}: thermoe's plug-in serves {SERVED}; unset the variables "
+            raise InvalidArgument(f"{type(router).__name__}: thermoe's plug-in serves {_SERVED}; unset the variables "
                                   "THERMOE_VLLM_* to serve this model without it")
         planned = PlannedRouter(router, self)
         self.routers.append(planned)
