@@ -56,7 +56,7 @@ class Layer:
             return torch.randint(low, high, (-(-rows // 32), columns // 32, size), generator=self.generator,
                                  device=self.device, dtype=torch.uint8)
         lo = some(512, 0, 256) if self.form == "int8" else None
-        return tt.Weight(some(512, 0, 256), lo, some(32, 100, 140), 1e-5, 12.0)
+        return tt.Weight(some(512, 0, 256), lo, some(32, 0x20, 0x60), 0.005 * columns**-0.5, 12.0)
 
     def plans(self, tokens, count):
         """So many, whose experts differ."""
