@@ -91,47 +91,32 @@ ExpertForms forms_of(const SweepPoint& point) {
 class Replay {
  public:
   Replay() {
-    cuda::check(cudaStreamCreate(&stream_), "making a stream");
     cuda::check(cudaEventCreate(&begin_), "making an event");
     cuda::check(cudaEventCreate(&end_), "making an event");
   }
   ~Replay() {
-    drop();
     cudaEventDestroy(begin_);
     cudaEventDestroy(end_);
-    cudaStreamDestroy(stream_);
   }
   Replay(const Replay&) = delete;
   Replay& operator=(const Replay&) = delete;
 
-  cudaStream_t stream() const { return stream_; }
+  cudaStream_t stream() const { return stream_.get(); }
 
   // Launches once outside of the capture, in which no kernel can be loaded.
   void capture(int launches, const std::function<void(int)>& launch) {
-    drop();
-    cudaGraph_t graph = nullptr;
     launch(0);
-    cuda::check(cudaStreamSynchronize(stream_), "running a kernel");
-    cuda::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing");
-    try {
+    cuda::check(cudaStreamSynchronize(stream()), "running a kernel");
+    graph_.capture(stream(), [&] {
       for (int i = 0; i < launches; ++i) launch(i);
-    } catch (...) {
-      cudaStreamEndCapture(stream_, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    cuda::check(cudaStreamEndCapture(stream_, &graph), "capturing");
-    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
-    cudaGraphDestroy(graph);
-    cuda::check(status, "capturing launches");
+    });
     launches_ = launches;
   }
 
   double us(int replays) {
-    cuda::check(cudaEventRecord(begin_, stream_), "timing");
-    for (int i = 0; i < replays; ++i)
-      cuda::check(cudaGraphLaunch(graph_, stream_), "replaying a graph");
-    cuda::check(cudaEventRecord(end_, stream_), "timing");
+    cuda::check(cudaEventRecord(begin_, stream()), "timing");
+    for (int i = 0; i < replays; ++i) graph_.launch(stream());
+    cuda::check(cudaEventRecord(end_, stream()), "timing");
     cuda::check(cudaEventSynchronize(end_), "waiting for the GPU");
     float ms = 0;
     cuda::check(cudaEventElapsedTime(&ms, begin_, end_), "timing");
@@ -139,14 +124,9 @@ class Replay {
   }
 
  private:
-  void drop() {
-    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
-    graph_ = nullptr;
-  }
-
-  cudaStream_t stream_ = nullptr;
+  cuda::Stream stream_;
+  cuda::Graph graph_;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
-  cudaGraphExec_t graph_ = nullptr;
   int launches_ = 1;
 };
 

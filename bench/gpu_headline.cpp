@@ -67,24 +67,18 @@ class CapturedLayers {
  public:
   template <typename Enqueue>
   CapturedLayers(cudaStream_t stream, const Enqueue& enqueue) : stream_(stream) {
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing");
-    for (int layer = 0; layer < kLayers; ++layer) enqueue(layer);
-    check(cudaStreamEndCapture(stream, &graph), "capturing");
-    check(cudaGraphInstantiate(&executable_, graph, 0), "making a graph");
-    cudaGraphDestroy(graph);
+    graph_.capture(stream, [&] {
+      for (int layer = 0; layer < kLayers; ++layer) enqueue(layer);
+    });
   }
-  ~CapturedLayers() { cudaGraphExecDestroy(executable_); }
-  CapturedLayers(const CapturedLayers&) = delete;
-  CapturedLayers& operator=(const CapturedLayers&) = delete;
   void replay(int times) {
-    for (int i = 0; i < times; ++i) check(cudaGraphLaunch(executable_, stream_), "replaying");
+    for (int i = 0; i < times; ++i) graph_.launch(stream_);
     check(cudaStreamSynchronize(stream_), "replaying");
   }
 
  private:
   cudaStream_t stream_;
-  cudaGraphExec_t executable_ = nullptr;
+  cuda::Graph graph_;
 };
 
 double median_us(cudaStream_t stream, const std::function<void(int)>& layer) {

@@ -44,21 +44,16 @@ class GpuTimer {
 template <typename Launch>
 std::vector<double> graph_times_us(cudaStream_t stream, int launches, int warm_ups, int replays,
                                    const Launch& launch) {
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing");
-  for (int i = 0; i < launches; ++i) cuda::check(launch(i), "launching");
-  cuda::check(cudaStreamEndCapture(stream, &graph), "capturing");
-  cuda::check(cudaGraphInstantiate(&executable, graph, 0), "making a graph");
+  cuda::Graph graph;
+  graph.capture(stream, [&] {
+    for (int i = 0; i < launches; ++i) cuda::check(launch(i), "launching");
+  });
   GpuTimer timer;
   std::vector<double> times;
   for (int replay = 0; replay < warm_ups + replays; ++replay) {
-    const double us = timer.us(
-        stream, [&] { cuda::check(cudaGraphLaunch(executable, stream), "replaying a graph"); });
+    const double us = timer.us(stream, [&] { graph.launch(stream); });
     if (replay >= warm_ups) times.push_back(us / launches);
   }
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
   std::sort(times.begin(), times.end());
   return times;
 }

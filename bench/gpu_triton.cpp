@@ -31,14 +31,6 @@ constexpr const char* kLayers[] = {"2048x768e128k8", "2048x1024e64k8"};  // Qwen
 
 double median_of(const std::vector<double>& sorted) { return sorted[sorted.size() / 2]; }
 
-struct Stream {
-  Stream() { cuda::check(cudaStreamCreate(&stream), "making a stream"); }
-  ~Stream() { cudaStreamDestroy(stream); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t stream = nullptr;
-};
-
 // A batch of random logits, and room for its plan.
 struct RoutingBatch {
   cuda::DeviceArray<float> logits, prices, weights;
@@ -172,7 +164,7 @@ nlohmann::ordered_json compare_launches(const triton::TritonRouting& routing, cu
 int run_benchmark(const std::string& json_path, const std::string& commit) {
   if (triton::kernels_in_use().kernels.empty())
     throw InvalidArgument("no Triton kernels: " + triton::kernels_in_use().problem);
-  const Stream stream;
+  const cuda::Stream stream;
   const triton::TritonRouting routing(triton::kernels_in_use());
   nlohmann::ordered_json out;
   cudaDeviceProp properties{};
@@ -183,9 +175,9 @@ int run_benchmark(const std::string& json_path, const std::string& commit) {
   out["device"] = properties.name;
   out["cuda_driver"] = driver;
   out["triton_sources"] = triton::kernels_in_use().sources_crc32;
-  out["routing"] = compare_routing(routing, stream.stream);
+  out["routing"] = compare_routing(routing, stream.get());
   out["experts"] = compare_experts();
-  out["launch"] = compare_launches(routing, stream.stream);
+  out["launch"] = compare_launches(routing, stream.get());
   if (!json_path.empty()) std::ofstream(json_path) << out.dump(1) << "\n";
   return 0;
 }

@@ -21,49 +21,6 @@ namespace {
 constexpr size_t kMostGraphs = 16;
 constexpr int kLoggedSteps = 1024;  // decoded before the host reads what was sampled
 
-struct Stream {
-  Stream() { cuda::check(cudaStreamCreate(&stream), "making a stream"); }
-  ~Stream() { cudaStreamDestroy(stream); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t stream = nullptr;
-};
-
-// A captured decode step.
-class Graph {
- public:
-  Graph() = default;
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() {
-    if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
-  }
-  // Records what `enqueue` puts on the stream.
-  template <typename Enqueue>
-  void capture(cudaStream_t stream, const Enqueue& enqueue) {
-    cuda::check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
-                "capturing a decode step");
-    cudaGraph_t graph = nullptr;
-    try {
-      enqueue();
-    } catch (...) {
-      cudaStreamEndCapture(stream, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    cuda::check(cudaStreamEndCapture(stream, &graph), "capturing a decode step");
-    const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
-    cudaGraphDestroy(graph);
-    cuda::check(status, "making a graph of a decode step");
-  }
-  void launch(cudaStream_t stream) {
-    cuda::check(cudaGraphLaunch(executable_, stream), "a decode step");
-  }
-
- private:
-  cudaGraphExec_t executable_ = nullptr;
-};
-
 // What a captured step has fixed: batch, cache, mode, how it samples, and each layer's kernel.
 using GraphKey = std::tuple<int, uint64_t, cuda::RoutingMode, float, double, uint64_t,
                             std::vector<ExpertKernel>>;
@@ -105,9 +62,10 @@ class CudaTransformer : public LanguageModel {
   RouteLayer on_device(const CudaPolicy& policy, std::span<const RowGroup> groups);
   void finish(const CudaPolicy& policy, std::span<const RowGroup> groups, PlanObserver* observer);
   static void check_room(const DecodeRequest& request, const CudaCache& cache);
-  Graph& step_graph(const DecodeRequest& request, const CudaPolicy& policy, const CudaCache& cache,
-                    std::span<const RowGroup> groups, const std::function<void()>& write_rows);
-  void run_steps(Graph& graph, int steps, int batch, std::span<int32_t> sampled);
+  cuda::Graph& step_graph(const DecodeRequest& request, const CudaPolicy& policy,
+                          const CudaCache& cache, std::span<const RowGroup> groups,
+                          const std::function<void()>& write_rows);
+  void run_steps(const cuda::Graph& graph, int steps, int batch, std::span<int32_t> sampled);
 
   const ModelConfig config_;
   CudaWeights weights_;
@@ -122,8 +80,8 @@ class CudaTransformer : public LanguageModel {
   CudaRows rows_;
   cuda::DeviceArray<int32_t> round_{1}, step_{1}, log_;
   PositionCheck positions_;
-  Stream stream_;
-  std::map<GraphKey, Graph> graphs_;  // last: gone before what they work on
+  cuda::Stream stream_;
+  std::map<GraphKey, cuda::Graph> graphs_;  // last: gone before what they work on
 };
 
 CudaCache& CudaTransformer::own(SequenceCache& cache) const {
@@ -178,7 +136,7 @@ RouteLayer CudaTransformer::on_device(const CudaPolicy& policy, std::span<const 
       moved |= router_.reserve(policy, routing_of(l, groups));
   if (moved) graphs_.clear();
   return [this, &policy, groups](int layer) {
-    router_.route_on_device(policy, prices_, routing_of(layer, groups), plans_, stream_.stream);
+    router_.route_on_device(policy, prices_, routing_of(layer, groups), plans_, stream_.get());
     return config_.top_k;
   };
 }
@@ -187,7 +145,7 @@ void CudaTransformer::finish(const CudaPolicy& policy, std::span<const RowGroup>
                              PlanObserver* observer) {
   for (int l = 0; l < config_.layers; ++l)
     if (config_.sparse[static_cast<size_t>(l)])
-      router_.finish(policy, routing_of(l, groups), observer, stream_.stream);
+      router_.finish(policy, routing_of(l, groups), observer, stream_.get());
 }
 
 void CudaTransformer::forward(const TokenBatch& batch, const RoutingContext& routing,
@@ -208,7 +166,7 @@ void CudaTransformer::forward(const TokenBatch& batch, const RoutingContext& rou
   const CudaPolicy known = policy.value_or(CudaPolicy{});
   prepare(rows, static_cast<int>(batch.groups.size()), static_cast<int>(logit_rows.size()), routing,
           known);
-  const cudaStream_t stream = stream_.stream;
+  const cudaStream_t stream = stream_.get();
   rows_.write(batch, logit_rows, cuda::rows_of_unit(config_.heads, config_.kv_heads), stream);
   prices_.write(known, stream);
   const RouteLayer on_host = [&](int layer) {
@@ -236,16 +194,16 @@ void CudaTransformer::check_room(const DecodeRequest& request, const CudaCache& 
 
 // Captured where there is none yet. The rows' arrays hold the batch; `write_rows` makes them do so
 // again.
-Graph& CudaTransformer::step_graph(const DecodeRequest& request, const CudaPolicy& policy,
-                                   const CudaCache& cache, std::span<const RowGroup> groups,
-                                   const std::function<void()>& write_rows) {
+cuda::Graph& CudaTransformer::step_graph(const DecodeRequest& request, const CudaPolicy& policy,
+                                         const CudaCache& cache, std::span<const RowGroup> groups,
+                                         const std::function<void()>& write_rows) {
   const int batch = static_cast<int>(request.tokens.size());
   const RouteLayer route = on_device(policy, groups);  // before the look: it may drop graphs
   const GraphKey key(batch, cache.number(), policy.mode, policy.utility.power,
                      request.sampling.temperature, request.sampling.seed, pass_.kernels().chosen());
   if (const auto known = graphs_.find(key); known != graphs_.end()) return known->second;
   if (graphs_.size() >= kMostGraphs) graphs_.clear();  // of caches that are long gone, most likely
-  const cudaStream_t stream = stream_.stream;
+  const cudaStream_t stream = stream_.get();
   const auto step = [&] {
     pass_.run(rows_, cache, plans_, instances_, route, stream);
     cuda::SampleArguments sample;
@@ -266,13 +224,14 @@ Graph& CudaTransformer::step_graph(const DecodeRequest& request, const CudaPolic
   cuda::check(cudaMemsetAsync(step_.data(), 0, sizeof(int32_t), stream), "counting steps");
   step();
   write_rows();
-  Graph& graph = graphs_[key];
+  cuda::Graph graph;
   graph.capture(stream, step);
-  return graph;
+  return graphs_.emplace(key, std::move(graph)).first->second;
 }
 
-void CudaTransformer::run_steps(Graph& graph, int steps, int batch, std::span<int32_t> sampled) {
-  const cudaStream_t stream = stream_.stream;
+void CudaTransformer::run_steps(const cuda::Graph& graph, int steps, int batch,
+                                std::span<int32_t> sampled) {
+  const cudaStream_t stream = stream_.get();
   for (int done = 0; done < steps; done += kLoggedSteps) {
     const int some = std::min(kLoggedSteps, steps - done);
     cuda::check(cudaMemsetAsync(step_.data(), 0, sizeof(int32_t), stream), "counting steps");
@@ -306,7 +265,7 @@ void CudaTransformer::decode(const DecodeRequest& request, const RoutingContext&
     log_ = cuda::DeviceArray<int32_t>(log);
     graphs_.clear();
   }
-  const cudaStream_t stream = stream_.stream;
+  const cudaStream_t stream = stream_.get();
   const auto write_rows = [&] {
     rows_.write(rows, all, cuda::rows_of_unit(config_.heads, config_.kv_heads), stream);
   };

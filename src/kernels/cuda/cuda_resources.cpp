@@ -40,4 +40,33 @@ void DeviceBytes::fill(uint8_t value) {
   check(cudaMemset(data_, value, bytes_), "filling GPU memory");
 }
 
+Stream::Stream() { check(cudaStreamCreate(&stream_), "making a stream"); }
+
+Stream::~Stream() { cudaStreamDestroy(stream_); }
+
+Graph::~Graph() {
+  if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
+}
+
+void Graph::capture(cudaStream_t stream, const std::function<void()>& enqueue) {
+  *this = Graph();
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing launches");
+  cudaGraph_t graph = nullptr;
+  try {
+    enqueue();
+  } catch (...) {
+    cudaStreamEndCapture(stream, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream, &graph), "capturing launches");
+  const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "making a graph of launches");
+}
+
+void Graph::launch(cudaStream_t stream) const {
+  check(cudaGraphLaunch(executable_, stream), "launching a graph");
+}
+
 }  // namespace thermoe::cuda

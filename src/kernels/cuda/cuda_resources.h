@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -63,6 +64,39 @@ class DeviceArray {
 
  private:
   DeviceBytes bytes_;
+};
+
+// A stream of its own.
+class Stream {
+ public:
+  Stream();
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// Captured launches.
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph();
+  Graph(Graph&& other) noexcept : executable_(std::exchange(other.executable_, nullptr)) {}
+  Graph& operator=(Graph&& other) noexcept {
+    std::swap(executable_, other.executable_);
+    return *this;
+  }
+
+  // Records what `enqueue` puts on the stream, in place of what was captured before. Where it
+  // throws nothing is captured any more, and the stream can be used as before.
+  void capture(cudaStream_t stream, const std::function<void()>& enqueue);
+  void launch(cudaStream_t stream) const;
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
 };
 
 }  // namespace thermoe::cuda
