@@ -85,7 +85,7 @@ class Attachment:
     def _put(self, current):
         self.current = current
         for shown in self._shown.values():
-            shown.set(current.prices)
+            shown.set_aside(current.prices)
 
     def on_device(self, device):
         """The prices in force, where a GPU reads them."""

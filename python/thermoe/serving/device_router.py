@@ -23,6 +23,13 @@ class DevicePrices:
         pinned = self._both.is_cuda
         self._staged = [torch.zeros(2, experts, pin_memory=pinned) for _ in range(_STAGES)]
         self._next = 0
+        self._aside = torch.cuda.Stream(device) if pinned else None
+
+    def set_aside(self, prices):
+        """As set(), by another thread than the model's: on a stream of its own, as the model may be capturing a graph on
+        its, which no other thread may disturb."""
+        with torch.cuda.stream(self._aside):
+            self.set(prices)
 
     def set(self, prices):
         """A thermoe.Prices of NumPy arrays, or None: zero. On the current stream; where nothing changes, nothing is
