@@ -53,6 +53,8 @@ class Attachment:
         the share of it that the variant reads. None gives them back to the governor."""
         self._fixed = open is not None
         self._put(Current(self._spread(open, slope) if self._fixed else None))
+        for shown in self._shown.values():
+            shown.wait()
 
     def set_limits(self, *, power_cap_w=None, temperature_cap_c=None, latency_target_us=None, max_open_price=0.25):
         """Other limits from now on, as attach takes them; None: no such limit, whose price goes at once."""

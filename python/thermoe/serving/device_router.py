@@ -31,6 +31,11 @@ class DevicePrices:
         with torch.cuda.stream(self._aside):
             self.set(prices)
 
+    def wait(self):
+        """Until what set_aside enqueued is in force."""
+        if self._aside is not None:
+            self._aside.synchronize()
+
     def set(self, prices):
         """A thermoe.Prices of NumPy arrays, or None: zero. On the current stream; where nothing changes, nothing is
         enqueued."""
