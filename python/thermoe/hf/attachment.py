@@ -3,6 +3,7 @@
 import collections
 import inspect
 import itertools
+import threading
 import weakref
 
 import numpy as np
@@ -39,6 +40,7 @@ class Attachment:
         self.current, self.loop, self.source, self._fixed = Current(), None, "no monitor", False
         devices = {site.router.weight.device for site in sites}
         self._shown = {d: DevicePrices(sites[0].count, d) for d in devices if d.type != "cpu"}
+        self._one_at_a_time = threading.Lock()  # who sets prices
         self._model, self._handles, self._implementation = weakref.ref(model), [], None
 
     # --- prices ---------------------------------------------------------------------------------
@@ -51,8 +53,10 @@ class Attachment:
     def set_prices(self, open=0.0, slope=0.0):
         """Fixes the prices, of every layer: a number, or one for each expert, in bf16; a variant's opening price is
         the share of it that the variant reads. None gives them back to the governor."""
-        self._fixed = open is not None
-        self._put(Current(self._spread(open, slope) if self._fixed else None))
+        current = Current(None if open is None else self._spread(open, slope))
+        with self._one_at_a_time:
+            self._fixed = open is not None
+            self._put(current)
         for shown in self._shown.values():
             shown.wait()
 
@@ -80,9 +84,11 @@ class Attachment:
 
     def govern(self, governor):
         """Of the price loop: takes the governor's prices unless they are fixed."""
-        if not self._fixed:
-            self._put(Current(governor.prices(layout=self.layout) if self.layout is not None
-                              else governor.prices(self.layers[0].site.count)))
+        current = Current(governor.prices(layout=self.layout) if self.layout is not None
+                          else governor.prices(self.layers[0].site.count))
+        with self._one_at_a_time:
+            if not self._fixed:
+                self._put(current)
 
     def _put(self, current):
         self.current = current
