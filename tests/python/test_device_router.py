@@ -125,6 +125,13 @@ def test_large_batches_pay_a_share_of_the_opening(launched):
     assert np.allclose(launches.prices[0].slope.numpy(), want, rtol=1e-6)
 
 
+def test_logits_with_a_gradient_are_read(launched):
+    router, launches = launched
+    logits, weights, ids = batch(8)
+    router.plan(prices_of(0.1), logits.requires_grad_(), weights, ids)
+    assert not launches.scores[0].requires_grad
+
+
 def test_half_precision_is_converted(launched):
     router, launches = launched
     logits, weights, ids = batch(8, torch.float16)

@@ -64,7 +64,7 @@ class DeviceRouter:
     def plan(self, prices, logits, weights, ids, real=None):
         """(weights, ids) [T, k] as an engine chose them, with the plan's of the tokens whose experts it changes. logits
         [T, E]. real: bool [T], False where a row is padding, which keeps what it has and is worth no price; None: all."""
-        tokens, layer = len(ids), self._layer
+        tokens, layer, logits = len(ids), self._layer, logits.detach()
         if logits.dtype not in (torch.float32, torch.bfloat16):
             logits = logits.float()
         if real is not None:  # the same score for every expert: whichever it gets, no other row pays for it
