@@ -30,8 +30,8 @@ class Launches:
         assert stream == 7 and workspace.shape == (16 * len(scores),)
         self.scores.append(scores.clone())
         self.prices.append(prices)
-        alone = len(scores) > 256  # as the launch: opening prices are not read
-        read = thermoe.Prices(None if alone else prices.open.numpy(), prices.slope.numpy())
+        assert len(scores) <= 256 or prices.open is None  # of which the launch reads none
+        read = thermoe.Prices(None if prices.open is None else prices.open.numpy(), prices.slope.numpy())
         plan = self._router.plan(scores.float().numpy(), read, gate=gate)
         for name in ("ids", "instances", "weights", "changed", "offsets", "packed"):
             getattr(out, name).copy_(torch.from_numpy(np.asarray(getattr(plan, name))))
@@ -99,7 +99,7 @@ def test_padding_is_worth_no_price(launched):
     logits, weights, ids = batch(40)
     logits[30:] = float("nan")
     real = torch.arange(40) < 30
-    new_weights, new_ids = router.plan(prices_of(0.1), logits, weights, ids, real)
+    new_weights, new_ids = router.plan(prices_of(0.1), logits, weights, ids, mask=real)
     alone = router.plan(prices_of(0.1), logits[:30], weights[:30], ids[:30])
     assert torch.equal(new_ids[:30], alone[1]) and torch.equal(new_weights[:30], alone[0])
     assert torch.equal(new_ids[30:], ids[30:]) and torch.equal(new_weights[30:], weights[30:])
@@ -112,7 +112,7 @@ def test_padding_never_moves_a_plan(launched, seed, open_price):
     router, _ = launched
     logits, weights, ids = batch(32, seed=seed)
     count = 1 + seed
-    padded = router.plan(prices_of(open_price, 0.01), logits, weights, ids, torch.arange(32) < count)
+    padded = router.plan(prices_of(open_price, 0.01), logits, weights, ids, count=torch.tensor(count, dtype=torch.int32))
     alone = router.plan(prices_of(open_price, 0.01), logits[:count], weights[:count], ids[:count])
     assert torch.equal(padded[1][:count], alone[1])
 
@@ -132,11 +132,59 @@ def test_logits_with_a_gradient_are_read(launched):
     assert not launches.scores[0].requires_grad
 
 
-def test_half_precision_is_converted(launched):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("id_type", [torch.int32, torch.int64])
+def test_half_precision_and_both_types_of_ids_are_taken(launched, dtype, id_type):
     router, launches = launched
-    logits, weights, ids = batch(8, torch.float16)
-    router.plan(prices_of(0.1), logits, weights, ids)
-    assert launches.scores[0].dtype == torch.float32
+    logits, weights, ids = batch(8, dtype)
+    new_weights, new_ids = router.plan(prices_of(0.1), logits, weights.to(dtype), ids.to(id_type))
+    assert launches.scores[0].dtype == torch.float32 and torch.equal(launches.scores[0], logits.float())
+    assert new_weights.dtype == dtype and new_ids.dtype == id_type
+    plan = thermoe.Router(EXPERTS, TOP_K).plan(logits.float().numpy(), thermoe.Prices(np.full(EXPERTS, 0.1, np.float32)),
+                                               gate="softmax")
+    changed = torch.from_numpy(np.asarray(plan.changed)) != 0
+    assert changed.any() and torch.equal(new_weights[changed], torch.from_numpy(plan.weights.copy()).to(dtype)[changed])
+
+
+def test_a_row_that_is_no_number_keeps_what_it_has(launched):
+    router, launches = launched
+    logits, weights, ids = batch(12)
+    logits[4, 7], logits[9, 0] = float("nan"), float("-inf")
+    new_weights, new_ids = router.plan(prices_of(0.3), logits, weights, ids)
+    for row in (4, 9):
+        assert torch.equal(new_ids[row], ids[row]) and torch.equal(new_weights[row], weights[row])
+        assert not launches.scores[0][row].any()
+    assert not torch.equal(new_ids, ids)
+
+
+def test_rows_apart_are_read_where_they_are(launched):
+    router, _ = launched
+    logits, weights, ids = batch(24)
+    apart = router.plan(prices_of(0.1), logits[1::3], weights[1::3], ids[1::3])
+    alone = router.plan(prices_of(0.1), logits[1::3].clone(), weights[1::3].clone(), ids[1::3].clone())
+    assert torch.equal(apart[0], alone[0]) and torch.equal(apart[1], alone[1])
+
+
+def test_more_tokens_than_a_launch_takes_are_cut(launched, monkeypatch):
+    from thermoe.serving import device_router
+
+    router, launches = launched
+    logits, weights, ids = batch(700)
+    whole = router.plan(prices_of(0.6, 0.05), logits, weights, ids)
+    monkeypatch.setattr(device_router, "_MOST_TOKENS", 300)
+    cut = router.plan(prices_of(0.6, 0.05), logits, weights, ids)
+    assert [len(scores) for scores in launches.scores] == [700, 300, 300, 100]
+    assert torch.equal(cut[0], whole[0]) and torch.equal(cut[1], whole[1])
+
+
+def test_at_zero_prices_only_captures_and_first_batches_are_planned(launched, monkeypatch):
+    router, _ = launched
+    capturing = False
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    assert router.needed(8, False) and not router.needed(8, False) and router.needed(8, True)
+    assert router.needed(16, False) and not router.needed(16, False) and not router.needed(0, True)
+    capturing = True
+    assert router.needed(8, False)
 
 
 # --- on a GPU -----------------------------------------------------------------------------------
@@ -166,7 +214,7 @@ def test_a_captured_graph_sees_new_prices_and_tokens():
     count = torch.full((), 32, dtype=torch.int32, device="cuda")
 
     def step():
-        return router.plan(prices, logits, weights, ids, torch.arange(32, device="cuda") < count)
+        return router.plan(prices, logits, weights, ids, count=count)
 
     step()
     torch.cuda.synchronize()

@@ -95,19 +95,18 @@ def route(attachment, number, logits, weights, ids, mask, columns):
 
 
 def route_on_gpu(attachment, layer, logits, weights, ids, mask, columns, prices):
-    """(weights, ids). Nothing is counted, which would wait for the GPU, nor launched at zero prices, but where a graph
-    is captured that may be replayed at others."""
-    if prices is None and not torch.cuda.is_current_stream_capturing():
+    """(weights, ids). Nothing is counted, which would wait for the GPU."""
+    if not layer.device.needed(len(ids), prices is not None):
         return weights, ids
     shown = attachment.on_device(logits.device)
-    real = None if mask is None else mask.reshape(-1).to(torch.bool)
+    mask = None if mask is None else mask.reshape(-1).to(torch.bool)
     if columns == 1 or attachment.prefill != "positions":
-        return layer.device.plan(shown, logits, weights, ids, real)
+        return layer.device.plan(shown, logits, weights, ids, mask=mask)
     weights, ids = weights.clone(), ids.clone()
     for column in range(columns):  # tokens of one column stand `columns` rows apart
         rows = slice(column, None, columns)
         weights[rows], ids[rows] = layer.device.plan(shown, logits[rows], weights[rows], ids[rows],
-                                                     None if real is None else real[rows])
+                                                     mask=None if mask is None else mask[rows].contiguous())
     return weights, ids
 
 

@@ -57,32 +57,40 @@ class DeviceRouter:
 
     def __init__(self, layer, gate="softmax"):
         self._layer, self._gate = layer, gate
+        self._seen = set()
 
-    def serves(self, tokens):
-        return 0 < tokens <= _MOST_TOKENS
+    def needed(self, tokens, priced):
+        """Whether to plan at all. At zero prices only a graph that is captured has to, for others to come, and the first
+        batch of a size: it loads kernels, which a capture can't."""
+        first = tokens not in self._seen
+        self._seen.add(tokens)
+        return tokens > 0 and (priced or first or torch.cuda.is_current_stream_capturing())
 
-    def plan(self, prices, logits, weights, ids, real=None):
+    def plan(self, prices, logits, weights, ids, *, count=None, mask=None):
         """(weights, ids) [T, k] as an engine chose them, with the plan's of the tokens whose experts it changes. logits
-        [T, E]. real: bool [T], False where a row is padding, which keeps what it has and is worth no price; None: all."""
-        tokens, layer, logits = len(ids), self._layer, logits.detach()
-        if logits.dtype not in (torch.float32, torch.bfloat16):
-            logits = logits.float()
-        if real is not None:  # the same score for every expert: whichever it gets, no other row pays for it
-            logits = torch.where(real.unsqueeze(1), logits, 0)
-        slope = prices.slope
+        [T, E]. Rows at and after `count` (int32 [] on the GPU), or False in `mask` (bool [T]), are padding: they keep
+        what they have and are worth no price, as are those whose logits are no numbers."""
+        from . import device_kernels  # Triton: comes with PyTorch for GPUs, may be missing elsewhere
+
+        # Of a row that is none every expert scores the same: whichever it gets, no other row pays for it.
+        scores, real = device_kernels.stage(logits.detach(), count, mask)
+        tokens, open, slope = len(ids), prices.open, prices.slope
         if tokens > MOST_TOGETHER:
-            slope = torch.add(slope, prices.open, alpha=opening_share(tokens, layer.experts, layer.top_k))
-        out = self._out(tokens, logits.device)
-        workspace = torch.empty(layer.router.workspace_bytes(tokens), dtype=torch.uint8, device=logits.device)
-        with torch.cuda.device(logits.device):
-            layer.router.plan(logits, _core.Prices(prices.open, slope), out=out, gate=self._gate, workspace=workspace,
-                              stream=torch.cuda.current_stream().cuda_stream)
-        take = out.changed != 0
-        if real is not None:
-            take &= real
-        take = take.unsqueeze(1)
-        return (torch.where(take, out.weights.to(weights.dtype), weights.detach()),
-                torch.where(take, out.ids.to(ids.dtype), ids))
+            slope = torch.add(slope, open, alpha=opening_share(tokens, self._layer.experts, self._layer.top_k))
+            open = None
+        parts = [slice(begin, begin + _MOST_TOKENS) for begin in range(0, tokens, _MOST_TOKENS)]
+        merged = [device_kernels.merge(self._launch(scores[part], open, slope), real[part],
+                                       weights.detach()[part], ids[part]) for part in parts]
+        return merged[0] if len(merged) == 1 else tuple(map(torch.cat, zip(*merged)))
+
+    def _launch(self, scores, open, slope):
+        tokens, device, router = len(scores), scores.device, self._layer.router
+        out = self._out(tokens, device)
+        workspace = torch.empty(router.workspace_bytes(tokens), dtype=torch.uint8, device=device)
+        with torch.cuda.device(device):
+            router.plan(scores, _core.Prices(open, slope), out=out, gate=self._gate, workspace=workspace,
+                        stream=torch.cuda.current_stream().cuda_stream)
+        return out
 
     def _out(self, tokens, device):
         def array(shape, dtype):

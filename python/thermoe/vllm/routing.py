@@ -79,16 +79,13 @@ class PlannedRouter(BaseRouter):
     # --- on a GPU -------------------------------------------------------------------------------
 
     def _on_gpu(self, logits, weights, ids):
-        """Outside a graph nothing is launched at zero prices; a graph that is captured plans at any."""
         tokens, rank = len(ids), self.rank
         left_alone = tokens > MOST_TOGETHER and rank.settings.large_batches == "top-k"
-        if left_alone or not self.device.serves(tokens):
+        priced = rank.phase is not None and rank.current.prices is not None
+        if left_alone or not self.device.needed(tokens, priced):
             return weights, ids
-        prices, real_tokens = rank.on_gpu(logits.device)
-        if not torch.cuda.is_current_stream_capturing() and (rank.phase is None or rank.current.prices is None):
-            return weights, ids
-        real = torch.arange(tokens, device=logits.device) < real_tokens
-        return self.device.plan(prices, logits, weights, ids, real)
+        prices, count = rank.on_gpu(logits.device)
+        return self.device.plan(prices, logits, weights, ids, count=count)
 
 
 @torch.library.custom_op("thermoe::vllm_route", mutates_args=())
