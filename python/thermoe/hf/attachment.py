@@ -11,7 +11,7 @@ import numpy as np
 from .. import _core
 from ..errors import InvalidArgument
 from ..serving.device_router import DevicePrices
-from ..serving.price_loop import Current, PriceLoop, open_monitor
+from ..serving.price_loop import Current, PriceLoop, instruments
 from ..serving.statistics import Statistics
 from . import experts, routing
 from .report import make_report
@@ -65,8 +65,7 @@ class Attachment:
         if self.loop is None or not self.loop.governs:
             raise InvalidArgument("set_limits: attached without limits, so nothing governs: give attach one")
         self.loop.set_limits(power_cap_w=power_cap_w, temperature_cap_c=temperature_cap_c,
-                             layer_latency_target_us=_by_layer(latency_target_us, len(self.layers)),
-                             max_open_price=max_open_price)
+                             latency_target_us=latency_target_us, max_open_price=max_open_price)
 
     def _spread(self, open, slope):
         count = self.layers[0].site.count
@@ -164,10 +163,6 @@ def _cost_model(sites):
                            experts=sites[0].count, top_k=sites[0].top_k, layers=len(sites))
 
 
-def _by_layer(step_us, layers):
-    return None if step_us is None else step_us / layers
-
-
 def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us=None, max_open_price=0.25, prices=None,
            variants=None, prefill="batch", monitor="auto", costs=None, interval_s=0.2, decode_tokens=16):
     """Routes a transformers model's experts by what they cost. Returns an Attachment.
@@ -193,29 +188,23 @@ def attach(model, *, power_cap_w=None, temperature_cap_c=None, latency_target_us
         raise InvalidArgument("the model is attached already: thermoe.detach(model) first")
     if prefill not in _PREFILL:
         raise InvalidArgument(f"prefill is {prefill!r}: known are {', '.join(_PREFILL)}")
-    limits = {"power_cap_w": power_cap_w, "temperature_cap_c": temperature_cap_c}
-    wanted = latency_target_us is not None or any(value is not None for value in limits.values())
-    if wanted and prices is not None:
+    limits = {"power_cap_w": power_cap_w, "temperature_cap_c": temperature_cap_c,
+              "latency_target_us": latency_target_us}
+    if prices is not None and any(value is not None for value in limits.values()):
         raise InvalidArgument("give limits or fixed prices, not both")
     sites = find_sites(model)
     listed = experts.check_variants(variants, sites)
     device = sites[0].router.weight.device
-    opened, owned = open_monitor(monitor, (device.index or 0) if device.type == "cuda" else None, interval_s,
-                                 power_cap_w, temperature_cap_c)
-    governor = None
-    if wanted or (opened is not None and opened.source.startswith("twin")):
-        costs = costs or _cost_model(sites)
-    if wanted:
-        governor = _core.Governor(costs.surrogate(decode_tokens), **limits, max_open_price=max_open_price,
-                                  layer_latency_target_us=_by_layer(latency_target_us, len(sites)))
+    made = instruments(monitor, (device.index or 0) if device.type == "cuda" else None, interval_s, len(sites),
+                       decode_tokens, lambda: costs or _cost_model(sites), limits | {"max_open_price": max_open_price})
     attachment = Attachment(model, sites, experts.quantize(listed, sites) if listed else None, prefill)
     if prices is not None:
         attachment.set_prices(*prices)
     attachment._install(model)
     _ATTACHED[model] = attachment
-    if governor is not None or opened is not None:
-        attachment.source = "no monitor" if opened is None else opened.source
-        attachment.loop = PriceLoop(attachment, costs, governor, opened, owned, interval_s)
+    if made.governor is not None or made.monitor is not None:
+        attachment.source = made.source
+        attachment.loop = PriceLoop(attachment, made, interval_s)
         attachment.loop.start()
         weakref.finalize(model, attachment.loop.cancel)
     return attachment

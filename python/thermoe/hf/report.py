@@ -66,14 +66,12 @@ def make_report(attachment):
         open_price_mean=mean(open_prices) if history else now,
         open_price_max=max([now, *open_prices]),
         ticks=len(history),
-        power_w=mean([tick.power_w for tick in history]),
+        **report.loop_report(history, loop),
         energy_j=energy_j,
-        temperature_c=next((t.temperature_c for t in reversed(history) if t.temperature_c is not None), None),
         source=attachment.source,
         step_latency_us=mean([tick.step_latency_us for tick in history]) if history else _paced(statistics),
         quantized_bytes=quantized.bytes if quantized else 0,
         quantize_s=quantized.seconds if quantized else 0.0,
-        error=None if loop is None or loop.error is None else str(loop.error),
     )
 
 

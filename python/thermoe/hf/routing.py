@@ -9,12 +9,11 @@ import weakref
 import numpy as np
 import torch
 
-from ..serving.device_router import DeviceRouter
+from ..serving.device_router import MOST_TOGETHER, DeviceRouter
 from ..serving.layer_router import LayerRouter
 
 # Attachments by key: what a compiled graph can name. One that is gone routes nothing.
 ALIVE = weakref.WeakValueDictionary()
-MOST_TOGETHER = 256  # tokens of one program in decoding: what a plan in microseconds allows
 
 
 class Batch:

@@ -8,7 +8,7 @@ import torch
 
 from .. import _core
 
-MOST_TOGETHER = 256  # tokens of one program; of more each is routed alone
+MOST_TOGETHER = 256  # tokens of one program: what a plan in microseconds allows
 _MOST_TOKENS = 16384  # of one launch
 _STAGES = 8
 
@@ -55,8 +55,8 @@ def opening_share(tokens, experts, top_k):
 class DeviceRouter:
     """Beside a LayerRouter without variants."""
 
-    def __init__(self, layer, gate="softmax"):
-        self._layer, self._gate = layer, gate
+    def __init__(self, layer):
+        self._layer = layer
         self._seen = set()
 
     def needed(self, tokens, priced):
@@ -88,7 +88,7 @@ class DeviceRouter:
         out = self._out(tokens, device)
         workspace = torch.empty(router.workspace_bytes(tokens), dtype=torch.uint8, device=device)
         with torch.cuda.device(device):
-            router.plan(scores, _core.Prices(open, slope), out=out, gate=self._gate, workspace=workspace,
+            router.plan(scores, _core.Prices(open, slope), out=out, gate=self._layer.gate, workspace=workspace,
                         stream=torch.cuda.current_stream().cuda_stream)
         return out
 

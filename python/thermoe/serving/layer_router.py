@@ -9,7 +9,7 @@ class LayerRouter:
     """Plans one layer's batches."""
 
     def __init__(self, number, experts, top_k, renormalize, layout=None, gate="softmax"):
-        self.number, self.experts, self.top_k, self._gate = number, experts, top_k, gate
+        self.number, self.experts, self.top_k, self.gate = number, experts, top_k, gate
         self.variants = 1 if layout is None else layout.instances // experts
         self.router = _core.Router(experts, top_k, layout=layout, renormalize=renormalize)
         self._out = None
@@ -46,7 +46,7 @@ class LayerRouter:
         return ids, weights, int4, planned
 
     def _group(self, tally, logits, prices):
-        plan = self.router.plan(logits, prices, out=self._plan(len(logits)), gate=self._gate, layer=self.number)
+        plan = self.router.plan(logits, prices, out=self._plan(len(logits)), gate=self.gate, layer=self.number)
         int4 = (plan.instances % self.variants).astype(np.uint8) if self.variants > 1 else None
         report = plan.report
         tally.add(len(logits), report.used_pairs, report.distinct_experts, report.top_k_distinct_experts,

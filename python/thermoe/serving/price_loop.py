@@ -37,7 +37,39 @@ class Current:
         return 0.0 if self.prices is None or self.prices.open is None else float(np.max(self.prices.open))
 
 
-def open_monitor(monitor, gpu, interval_s, power_cap_w, temperature_cap_c):
+@dataclasses.dataclass
+class Instruments:
+    """What a price loop works with; None: there is none."""
+
+    monitor: _core.Monitor | None
+    owned: bool  # whether the monitor is the loop's to start and stop
+    costs: _core.CostModel | None
+    governor: _core.Governor | None
+
+    @property
+    def source(self):
+        return "no monitor" if self.monitor is None else self.monitor.source
+
+
+def instruments(monitor, gpu, interval_s, layers, decode_tokens, cost_model, limits):
+    """Instruments. monitor: as attach takes it. gpu: NVML's index of the model's GPU, None on the CPU. cost_model():
+    a CostModel, made only where it is needed. limits: power_cap_w, temperature_cap_c, latency_target_us (of a step of
+    so many layers) and max_open_price; a governor is made where one of the first three is not None."""
+    opened, owned = _open_monitor(monitor, gpu, interval_s, limits["power_cap_w"], limits["temperature_cap_c"])
+    governed = any(limits[name] is not None for name in ("power_cap_w", "temperature_cap_c", "latency_target_us"))
+    costs = cost_model() if governed or (opened is not None and opened.source.startswith("twin")) else None
+    governor = _core.Governor(costs.surrogate(decode_tokens), **_of_a_layer(limits, layers)) if governed else None
+    return Instruments(opened, owned, costs, governor)
+
+
+def _of_a_layer(limits, layers):
+    """As the Governor takes them."""
+    others = dict(limits)
+    step_us = others.pop("latency_target_us")
+    return others | {"layer_latency_target_us": None if step_us is None else step_us / layers}
+
+
+def _open_monitor(monitor, gpu, interval_s, power_cap_w, temperature_cap_c):
     """A Monitor or None, and whether it is ours to start and stop. "auto" is the GPU of that NVML index, None
     without one."""
     if monitor == "auto":
@@ -59,12 +91,12 @@ class PriceLoop:
     prices by govern(governor), and appends a Tick to its `history`, with the price of its `current`.
     after(tick): called at each one's end, by the thread; None where a twin had nothing to run."""
 
-    def __init__(self, host, costs, governor, monitor, owned, interval_s, after=None):
-        self._host, self._costs, self._governor, self._after = host, costs, governor, after
-        self._monitor, self._owned, self._interval_s = monitor, owned, interval_s
-        source = "" if monitor is None else monitor.source
-        self._twin = source.startswith("twin")
-        self._polled = self._twin or source.startswith("replay")
+    def __init__(self, host, made, interval_s, after=None):
+        """made: Instruments."""
+        self._host, self._costs, self._governor, self._after = host, made.costs, made.governor, after
+        self._monitor, self._owned, self._interval_s = made.monitor, made.owned, interval_s
+        self._twin = made.source.startswith("twin")
+        self._polled = self._twin or made.source.startswith("replay")
         self._last, self._pace = host.statistics.total("decode"), (0.0, 0)
         self._stop, self._thread, self._start = threading.Event(), None, time.perf_counter()
         self._one_at_a_time = threading.Lock()  # the governor
@@ -75,8 +107,9 @@ class PriceLoop:
         return self._governor is not None
 
     def set_limits(self, **limits):
+        """All of those that instruments() takes."""
         with self._one_at_a_time:
-            self._governor.set_limits(**limits)
+            self._governor.set_limits(**_of_a_layer(limits, len(self._host.layers)))
 
     def start(self):
         if self._owned and not self._polled:

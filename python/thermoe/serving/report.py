@@ -16,6 +16,15 @@ def mean(values):
     return sum(known) / len(known) if known else None
 
 
+def loop_report(history, loop):
+    """Telemetry over the price loop's Ticks, and how it ended. loop: a PriceLoop, or None."""
+    return {
+        "power_w": mean([tick.power_w for tick in history]),
+        "temperature_c": next((t.temperature_c for t in reversed(history) if t.temperature_c is not None), None),
+        "error": None if loop is None or loop.error is None else str(loop.error),
+    }
+
+
 def phase_report(statistics, phase):
     """Passes and tokens of a phase, and means over its plans, which are one layer's each."""
     total, layers = statistics.total(phase), len(statistics.layers)

@@ -10,7 +10,7 @@ import torch
 from .. import _core
 from ..errors import InvalidArgument
 from ..serving.device_router import DevicePrices
-from ..serving.price_loop import Current, PriceLoop, open_monitor
+from ..serving.price_loop import Current, PriceLoop, instruments
 from ..serving.statistics import PHASES, Statistics
 from .agreement import Agreement
 from .reports import Reports
@@ -31,7 +31,8 @@ class Rank:
         self.phase, self.tokens = None, 0  # of the pass under way; None: one that vLLM makes up
         self.number, self.loop, self.source = 0, None, "no monitor"
         self.refused = 0  # batches of one layer whose logits were no numbers
-        self._proposed, self._agreement, self._passes, self._device = None, None, 0, None
+        self.device_prices = self.device_tokens = None  # on a GPU: DevicePrices, and `tokens`; what graphs read
+        self._proposed, self._agreement, self._passes = None, None, 0
 
     def configure(self, settings):
         self.settings = settings
@@ -82,16 +83,8 @@ class Rank:
             self.phase = "decode" if told.max_query_len <= 1 else "prefill"
             self.tokens = told.num_actual_tokens
             self.statistics.begin_step(self.phase)
-        if self._device is not None:
-            self._device[1].fill_(self.tokens)
-
-    def on_gpu(self, device):
-        """What every layer's graphs read: DevicePrices, and int32 [], how many of a batch's tokens are real."""
-        if self._device is None:
-            self._device = (DevicePrices(self.layers[0].experts, device),
-                            torch.full((), self.tokens, dtype=torch.int32, device=device))
-            self._device[0].set(self.current.prices)
-        return self._device
+        if self.device_tokens is not None:
+            self.device_tokens.fill_(self.tokens)
 
     # --- prices ---------------------------------------------------------------------------------
 
@@ -113,8 +106,8 @@ class Rank:
         if proposed is None:
             proposed = (np.zeros(self.layers[0].experts, np.float32),) * 2
         self.current = Current(_core.Prices(*map(np.ascontiguousarray, self._agreement(*proposed))))
-        if self._device is not None:
-            self._device[0].set(self.current.prices)
+        if self.device_prices is not None:
+            self.device_prices.set(self.current.prices)
 
     def refuse(self, error):
         """A batch that could not be planned, and is vLLM's alone."""
@@ -143,29 +136,26 @@ class Rank:
         if self.settings.fixed:
             self.propose(self.settings.open_price or 0.0, self.settings.slope_price or 0.0)
         if not _cpu():
-            self.on_gpu(torch.device("cuda", torch.cuda.current_device()))
+            device = torch.device("cuda", torch.cuda.current_device())
+            self.device_prices = DevicePrices(experts, device)
+            self.device_tokens = torch.zeros((), dtype=torch.int32, device=device)
         self._start(first)
 
     def _start(self, config):
         settings = self.settings
-        limits = {"power_cap_w": settings.power_cap_w, "temperature_cap_c": settings.temperature_cap_c}
-        wanted = None if settings.monitor == "none" else settings.monitor
-        monitor, owned = open_monitor(wanted, _gpu(), settings.interval_s, **limits)
-        costs = governor = None
-        if settings.governed or (monitor is not None and monitor.source.startswith("twin")):
-            costs = _core.CostModel(settings.profile, hidden_size=config.hidden_dim,
-                                    expert_inter_size=config.intermediate_size_per_partition,
-                                    experts=config.num_logical_experts, top_k=config.experts_per_token,
-                                    layers=len(self.layers))
-        if settings.governed:
-            target = settings.step_latency_target_us
-            governor = _core.Governor(costs.surrogate(settings.decode_tokens), **limits,
-                                      max_open_price=settings.max_open_price, layer_latency_target_us=None
-                                      if target is None else target / len(self.layers))
-        self.number = _rank()
-        self.source = "no monitor" if monitor is None else monitor.source
-        self.loop = PriceLoop(self, costs, governor, monitor, owned, settings.interval_s,
-                              after=Reports(self, settings.report).after_tick)
+        limits = {"power_cap_w": settings.power_cap_w, "temperature_cap_c": settings.temperature_cap_c,
+                  "latency_target_us": settings.step_latency_target_us, "max_open_price": settings.max_open_price}
+
+        def cost_model():
+            return _core.CostModel(settings.profile, hidden_size=config.hidden_dim,
+                                   expert_inter_size=config.intermediate_size_per_partition,
+                                   experts=config.num_logical_experts, top_k=config.experts_per_token,
+                                   layers=len(self.layers))
+
+        made = instruments(None if settings.monitor == "none" else settings.monitor, _gpu(), settings.interval_s,
+                           len(self.layers), settings.decode_tokens, cost_model, limits)
+        self.number, self.source = _rank(), made.source
+        self.loop = PriceLoop(self, made, settings.interval_s, after=Reports(self, settings.report).after_tick)
         self.loop.start()
 
     def totals(self):

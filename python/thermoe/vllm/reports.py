@@ -5,7 +5,7 @@ import os
 import pathlib
 import time
 
-from ..serving.report import Report, mean, phase_report
+from ..serving.report import Report, loop_report, mean, phase_report
 from ..serving.statistics import PHASES
 from .metrics import Metrics
 
@@ -46,10 +46,8 @@ def make_report(rank):
         **{phase: phase_report(rank.statistics, phase) for phase in PHASES},
         open_price=rank.current.highest(),
         open_price_mean=mean([tick.open_price for tick in history]),
-        power_w=mean([tick.power_w for tick in history]),
-        temperature_c=next((t.temperature_c for t in reversed(history) if t.temperature_c is not None), None),
+        **loop_report(history, rank.loop),
         step_latency_us=mean([tick.step_latency_us for tick in history]),
         source=rank.source,
         refused_batches=rank.refused,
-        error=None if rank.loop is None or rank.loop.error is None else str(rank.loop.error),
     )

@@ -29,7 +29,7 @@ class PlannedRouter(BaseRouter):
     def place(self, number, experts):
         """The layer's number and experts, once they are known."""
         self.layer = LayerRouter(number, experts, self.top_k, self.inner.renormalize, gate=self.inner.scoring_func)
-        self.device = DeviceRouter(self.layer, self.inner.scoring_func)
+        self.device = DeviceRouter(self.layer)
 
     def _compute_routing(self, hidden_states, router_logits, indices_type, *, input_ids=None):
         weights, ids = self.inner._compute_routing(hidden_states, router_logits, indices_type, input_ids=input_ids)
@@ -84,8 +84,7 @@ class PlannedRouter(BaseRouter):
         priced = rank.phase is not None and rank.current.prices is not None
         if left_alone or not self.device.needed(tokens, priced):
             return weights, ids
-        prices, count = rank.on_gpu(logits.device)
-        return self.device.plan(prices, logits, weights, ids, count=count)
+        return self.device.plan(rank.device_prices, logits, weights, ids, count=rank.device_tokens)
 
 
 @torch.library.custom_op("thermoe::vllm_route", mutates_args=())
