@@ -14,7 +14,6 @@ import argparse
 import json
 import pathlib
 import statistics
-import subprocess
 import tempfile
 import time
 
@@ -22,7 +21,7 @@ import numpy
 import torch
 import triton
 
-from gpu_peers import SHAPES, Shape, graph_of, replay_us
+from gpu_peers import SHAPES, Shape, gpu_state, graph_of, replay_us
 from thermoe import triton as tt
 from thermoe.triton import grouped
 from thermoe.triton.kernels import experts as kernels
@@ -145,10 +144,12 @@ def layer_us(calls):
 
 
 def measure(layer, shape_name, tokens, costs, rows):
-    distinct = len(layer.plans(tokens, 1)[0].instances.unique())
-    plans, x = layer.plans(tokens, 8 if distinct < layer.shape.experts // 2 else 2), layer.inputs(tokens)
+    plans, x, blocks = layer.plans(tokens, 8), layer.inputs(tokens), layer.blocks()
+    distinct = len(plans[0].instances.unique())
+    if distinct >= layer.shape.experts // 2:
+        plans = plans[:2]
     by_block = {}
-    for block_m in layer.blocks():
+    for block_m in blocks:
         by_block[block_m] = layer_us([lambda p=p, b=block_m: tt.grouped_experts(layer.table, x, p, block_m=b)
                                       for p in plans])
     tuned = Autotuned(layer)
@@ -161,7 +162,6 @@ def measure(layer, shape_name, tokens, costs, rows):
     choices = {"rule": row["rule_chose"]}
     if costs is not None:
         choices["cost"] = row["cost_chose"] = costs.choose(tokens, distinct)
-    blocks = layer.blocks()
     for name, block_m in choices.items():
         same = next(b for b, tile in blocks.items() if tile == layer.tile(block_m))
         row[f"{name}_loss_frac"] = by_block[same] / best - 1
@@ -214,9 +214,7 @@ def main():
                 measure(layer, shape_name, tokens, costs, rows)
             del layer
             torch.cuda.empty_cache()
-    smi = subprocess.run(["nvidia-smi", "--query-gpu=driver_version,clocks.sm,power.draw", "--format=csv,noheader"],
-                         capture_output=True, text=True, check=False).stdout.strip()
-    result = {"device": torch.cuda.get_device_name(), "driver_clock_power": smi, "triton": triton.__version__,
+    result = {"device": torch.cuda.get_device_name(), "gpu_state": gpu_state(), "triton": triton.__version__,
               "commit": arguments.commit, "rows": rows}
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -12,13 +12,13 @@ Without a GPU, --device cpu runs the same eagerly, without energy.
 import argparse
 import json
 import pathlib
-import subprocess
 import time
 
 import torch
 import transformers
 
 import thermoe
+from gpu_peers import gpu_state
 
 CONTEXT = 128
 IMPLEMENTATIONS = ("grouped_mm", "batched_mm")
@@ -155,9 +155,7 @@ def main():
             del model
     if arguments.json:
         on_gpu = arguments.device == "cuda"
-        smi = subprocess.run(["nvidia-smi", "--query-gpu=driver_version,clocks.sm,power.draw", "--format=csv,noheader"],
-                             capture_output=True, text=True, check=False).stdout.strip() if on_gpu else None
-        result = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "driver_clock_power": smi,
+        result = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "gpu_state": gpu_state(),
                   "torch": torch.__version__, "transformers": transformers.__version__, "commit": arguments.commit,
                   "rows": rows}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
