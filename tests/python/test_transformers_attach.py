@@ -167,6 +167,19 @@ def test_on_a_gpu_plans_are_made_there(family):
     assert torch.equal(logits_of(model), logits)
 
 
+def test_a_prefill_that_is_left_alone_launches_nothing():
+    """Off the CPU, where at zero prices the first batch of a size is planned: these prices are not zero."""
+    from thermoe.hf.routing import route
+
+    model = model_of("qwen3_moe")
+    logits, weights, ids = torch.empty(8, 16, device="meta"), torch.rand(8, 3), torch.zeros(8, 3, dtype=torch.int64)
+    with thermoe.attach(model, prices=(0.3, 0.0), prefill="top-k") as handle:
+        kept = route(handle, 0, logits, weights, ids, None, 4)
+        assert kept[0] is weights and kept[1] is ids and kept[2] is None
+        with pytest.raises(KeyError):  # a decode step asks for that device's prices
+            route(handle, 0, logits, weights, ids, None, 1)
+
+
 def test_padding_takes_no_part():
     model, (ids, mask) = model_of("qwen3_moe"), prompts()
     kept = mask.reshape(-1).bool()

@@ -73,9 +73,12 @@ def route(attachment, number, logits, weights, ids, mask, columns):
     statistics, layer, prices = attachment.statistics, attachment.layers[number], attachment.current.prices
     if number == 0:
         statistics.begin_step(phase)
-    if phase == "prefill" and attachment.prefill == "top-k":
+    left_alone = phase == "prefill" and attachment.prefill == "top-k"
+    if left_alone:
         prices = None
     if logits.device.type != "cpu":
+        if left_alone:  # also the first batch of a size, and a captured one
+            return weights, ids, None
         return *route_on_gpu(attachment, layer, logits, weights, ids, mask, columns, prices), None
     tally = statistics.layers[number][phase]
     groups = groups_of(len(ids), columns, None if mask is None else mask.cpu().numpy(), attachment.prefill)
